@@ -1,0 +1,52 @@
+# `make demo` and `make test` do all the set-up themselves. Needs Python 3.11+, git and make.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+WORKERS ?= 2
+
+.PHONY: install demo test check lint bench docs lock format clean
+
+install: $(STAMP)
+
+$(STAMP): requirements/lock.txt requirements/installer.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Mulle needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 install")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/installer.txt
+	$(BIN)/python requirements/install.py
+	touch $(STAMP)
+
+demo: install
+	$(BIN)/python -m mulle.apps.demo
+
+# The whole suite. With CI=true a missing server is a failure, not a skip.
+test: install
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+# What a commit must pass: format, lint, types, floors, fast tests.
+check: lint
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow and not chaos and not simulation"
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install
+	$(BIN)/python benchmarks/run.py
+
+docs: install
+	$(BIN)/python -m mkdocs build --strict
+
+lock: install
+	$(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header \
+		--all-extras --group dev pyproject.toml -o requirements/lock.txt
+	$(BIN)/python requirements/check_lock.py
+
+clean:
+	rm -rf $(VENV) .mulle demo site .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,67 @@
+"""Mulle (물레, the spinning wheel): from data to a model in production, and round again.
+
+A project needs this module only. Everything is imported on first use, so that `import mulle` costs nothing.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import polars
+
+    from mulle.core.expect import Expect
+    from mulle.core.expr import Expr, col, lit, when
+    from mulle.core.project import Project
+    from mulle.core.search_space import choice, integer, log_uniform, uniform
+    from mulle.data.sources import read_csv, read_parquet, read_s3, read_sql
+
+    Frame = polars.DataFrame
+
+__version__ = "0.1.0"
+__all__ = [
+    "Expect",
+    "Expr",
+    "Frame",
+    "Project",
+    "choice",
+    "col",
+    "integer",
+    "lit",
+    "log_uniform",
+    "read_csv",
+    "read_parquet",
+    "read_s3",
+    "read_sql",
+    "uniform",
+    "when",
+]
+
+_HOMES = {
+    "Expect": "mulle.core.expect",
+    "Expr": "mulle.core.expr",
+    "Project": "mulle.core.project",
+    "choice": "mulle.core.search_space",
+    "col": "mulle.core.expr",
+    "integer": "mulle.core.search_space",
+    "lit": "mulle.core.expr",
+    "log_uniform": "mulle.core.search_space",
+    "read_csv": "mulle.data.sources",
+    "read_parquet": "mulle.data.sources",
+    "read_s3": "mulle.data.sources",
+    "read_sql": "mulle.data.sources",
+    "uniform": "mulle.core.search_space",
+    "when": "mulle.core.expr",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use."""
+    if name == "Frame":
+        import polars
+
+        return polars.DataFrame
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'mulle' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(home), name)

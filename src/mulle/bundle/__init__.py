@@ -1,0 +1,1 @@
+"""Export to ONNX, quantisation, parity, sealing, signing, SBOM, and adoption of existing models."""

@@ -1,0 +1,144 @@
+"""Sealing: a folder becomes a bundle, named by the SHA-256 of its manifest and signed.
+
+The folder is written beside its final place and renamed into it, so that a bundle either is there whole or is not
+there. Sealing the same content twice gives the same digest and keeps the first folder.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from mulle.core.canonical import digest_bytes
+from mulle.core.errors import SpecError
+from mulle.formats.bundle import (
+    ATTESTATIONS,
+    BASELINE,
+    GOLDEN,
+    MANIFEST,
+    ColumnInfo,
+    FileInfo,
+    Graph,
+    Manifest,
+    verify_bundle,
+)
+from mulle.formats.signing import sign
+
+SIGNATURE = "signature.json"
+
+
+@dataclass(frozen=True, slots=True)
+class SealedBundle:
+    """A bundle on disk."""
+
+    path: Path
+    digest: str
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleContent:
+    """What a bundle is made of: everything here, and only this, decides its digest.
+
+    Attributes:
+        baseline: The drift baseline document (`formats/baseline.py`).
+        golden: The golden requests document (`formats/golden.py`).
+    """
+
+    model_name: str
+    task: Literal["binary", "multiclass", "regression"]
+    graph: bytes
+    graph_info: Graph
+    columns: Sequence[ColumnInfo]
+    baseline: bytes
+    golden: bytes
+    classes: Sequence[str] = ()
+    positive: str | None = None
+    threshold: float = 0.5
+    target: str | None = None
+    entity: str | None = None
+
+    def files(self) -> dict[str, bytes]:
+        """Return file name to bytes for every file the digest covers."""
+        return {self.graph_info.file: self.graph, BASELINE: self.baseline, GOLDEN: self.golden}
+
+    def manifest(self) -> Manifest:
+        """Return the manifest that names all of it."""
+        return Manifest(
+            model=self.model_name,
+            task=self.task,
+            graph=self.graph_info,
+            columns=tuple(self.columns),
+            files={name: FileInfo(digest_bytes(data), len(data)) for name, data in sorted(self.files().items())},
+            classes=tuple(self.classes),
+            positive=self.positive,
+            threshold=self.threshold,
+            target=self.target,
+            entity=self.entity,
+        )
+
+
+def seal_bundle(root: Path, content: BundleContent, *, attestations: Mapping[str, bytes], private_key: bytes) -> SealedBundle:
+    """Return the sealed bundle under `root/<digest>`.
+
+    Args:
+        root: The folder of bundles; made if it is not there.
+        content: What the digest covers.
+        attestations: File name (a plain name) to bytes, put beside: run, SBOM, timings. They do not change the digest.
+        private_key: 32 bytes; signs the manifest.
+
+    Raises:
+        SpecError: an attestation's name is a path, or the folder cannot be written.
+        CheckError: a bundle with this digest is there, and was changed.
+    """
+    manifest = content.manifest()
+    data = manifest.to_bytes()
+    digest = digest_bytes(data)
+    final = root / digest
+    if final.exists():
+        return SealedBundle(final, digest, verify_bundle(final, digest=digest))
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=".sealing-", dir=root))
+    except OSError as error:
+        raise SpecError(
+            "bundle-unwritable", f"the folder of bundles cannot be written: {error.strerror}", fix="check its permissions and the disk", where=str(root)
+        ) from error
+    try:
+        for name, body in content.files().items():
+            _write(draft / name, body)
+        _write(draft / MANIFEST, data)
+        (draft / ATTESTATIONS).mkdir()
+        _write(draft / ATTESTATIONS / SIGNATURE, msgspec.json.encode(sign(data, private_key)))
+        for name, body in attestations.items():
+            if Path(name).name != name or name in {"", ".", "..", SIGNATURE}:
+                raise SpecError("bundle-attestation-name", f"an attestation cannot be called {name[:80]!r}", fix="give it a plain file name")
+            _write(draft / ATTESTATIONS / name, body)
+        draft.chmod(0o755)
+        try:
+            draft.rename(final)
+        except OSError:
+            # Another process sealed the same content first: theirs is the bundle if it is whole.
+            if not final.exists():
+                raise
+            shutil.rmtree(draft)
+            return SealedBundle(final, digest, verify_bundle(final, digest=digest))
+    except OSError as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise SpecError("bundle-unwritable", f"the bundle cannot be written: {error.strerror}", fix="check the space on the disk", where=str(root)) from error
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    return SealedBundle(final, digest, manifest)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,1 @@
+"""Value types, errors, expressions, and the Clock protocol. Pure: no IO, no clock and no randomness of its own."""

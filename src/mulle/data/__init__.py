@@ -1,0 +1,1 @@
+"""Sources, dataset versions, expectations, splits, and expressions compiled to the table engine."""

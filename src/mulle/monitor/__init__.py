@@ -1,0 +1,1 @@
+"""Windows over the prediction log, drift, data quality, and their report."""

@@ -1,0 +1,1 @@
+"""Event log, state, model versions, lineage, and the MLflow projection."""

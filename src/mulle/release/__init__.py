@@ -1,0 +1,1 @@
+"""Pure deciders: gates first; traffic, rollout and bandit come later."""

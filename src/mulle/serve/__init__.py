@@ -1,0 +1,1 @@
+"""The data plane: transport, codec, runtime, prediction log, reload."""

@@ -1,0 +1,1 @@
+"""Preprocessing, fitting, and tracking."""
