@@ -1,7 +1,11 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 """A CycloneDX software bill of materials: which distributions, in which versions, made a model."""
 
+import json
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, distribution
+
+_LICENCE_CHARS = 80
 
 
 def build_sbom(model_name: str, versions: Mapping[str, str]) -> bytes:
@@ -20,38 +24,33 @@ def build_sbom(model_name: str, versions: Mapping[str, str]) -> bytes:
     from cyclonedx.output.json import JsonV1Dot6
     from packageurl import PackageURL
 
+    parts = [
+        Component(
+            name=name,
+            version=version,
+            type=ComponentType.LIBRARY,
+            bom_ref=f"{name}=={version}",
+            purl=PackageURL("pypi", None, name.lower().replace("_", "-"), version),
+            description=_licence(name),
+        )
+        for name, version in sorted(versions.items())
+    ]
     root = Component(name=model_name, type=ComponentType.MACHINE_LEARNING_MODEL, bom_ref=f"model:{model_name}")
-    bom = Bom(components=[_component(name, version, Component, ComponentType, PackageURL) for name, version in sorted(versions.items())])
+    bom = Bom(components=parts)
     bom.metadata.component = root
-    bom.register_dependency(root, list(bom.components))
-    return _reproducible(JsonV1Dot6(bom).output_as_string(indent=1))
+    bom.register_dependency(root, parts)
+    document = json.loads(JsonV1Dot6(bom).output_as_string())
+    document.pop("serialNumber", None)
+    document.get("metadata", {}).pop("timestamp", None)
+    return json.dumps(document, ensure_ascii=False, indent=1, sort_keys=True).encode("utf-8")
 
 
-def _component(name: str, version: str, component: type, kinds: type, purl: type) -> object:
-    return component(
-        name=name,
-        version=version,
-        type=kinds.LIBRARY,
-        bom_ref=f"{name}=={version}",
-        purl=purl("pypi", None, name.lower().replace("_", "-"), version),
-        description=_license(name),
-    )
-
-
-def _license(name: str) -> str | None:
-    # The licence goes into the description: distributions state it too freely for a licence expression.
+def _licence(name: str) -> str | None:
+    # Distributions state their licence too freely for a licence expression: it goes into the description.
     try:
         metadata = distribution(name).metadata
     except PackageNotFoundError:
         return None
-    text = metadata.get("License-Expression") or metadata.get("License") or ""
-    return f"licence: {text.strip().splitlines()[0][:80]}" if text.strip() else None
-
-
-def _reproducible(text: str) -> bytes:
-    import json
-
-    document = json.loads(text)
-    document.pop("serialNumber", None)
-    document.get("metadata", {}).pop("timestamp", None)
-    return json.dumps(document, ensure_ascii=False, indent=1, sort_keys=True).encode("utf-8")
+    fields = dict(metadata.items())
+    text = str(fields.get("License-Expression") or fields.get("License") or "").strip()
+    return f"licence: {text.splitlines()[0][:_LICENCE_CHARS]}" if text else None

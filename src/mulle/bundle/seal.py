@@ -96,6 +96,9 @@ def seal_bundle(root: Path, content: BundleContent, *, attestations: Mapping[str
         SpecError: an attestation's name is a path, or the folder cannot be written.
         CheckError: a bundle with this digest is there, and was changed.
     """
+    for name in attestations:
+        if Path(name).name != name or name in {"", ".", "..", SIGNATURE}:
+            raise SpecError("bundle-attestation-name", f"an attestation cannot be called {name[:80]!r}", fix="give it a plain file name")
     manifest = content.manifest()
     data = manifest.to_bytes()
     digest = digest_bytes(data)
@@ -105,40 +108,37 @@ def seal_bundle(root: Path, content: BundleContent, *, attestations: Mapping[str
     try:
         root.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=".sealing-", dir=root))
+        try:
+            signature = msgspec.json.encode(sign(data, private_key))
+            _write_all(draft, {**content.files(), MANIFEST: data})
+            _write_all(draft / ATTESTATIONS, {**attestations, SIGNATURE: signature})
+            draft.chmod(0o755)
+            _move(draft, final)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
     except OSError as error:
         raise SpecError(
-            "bundle-unwritable", f"the folder of bundles cannot be written: {error.strerror}", fix="check its permissions and the disk", where=str(root)
+            "bundle-unwritable",
+            f"the bundle cannot be written: {error.strerror}",
+            fix="check the folder's permissions and the disk",
+            where=str(root),
         ) from error
+    return SealedBundle(final, digest, verify_bundle(final, digest=digest))
+
+
+def _move(draft: Path, final: Path) -> None:
+    # Another process may have sealed the same content first: then theirs is the bundle, verified by the caller.
     try:
-        for name, body in content.files().items():
-            _write(draft / name, body)
-        _write(draft / MANIFEST, data)
-        (draft / ATTESTATIONS).mkdir()
-        _write(draft / ATTESTATIONS / SIGNATURE, msgspec.json.encode(sign(data, private_key)))
-        for name, body in attestations.items():
-            if Path(name).name != name or name in {"", ".", "..", SIGNATURE}:
-                raise SpecError("bundle-attestation-name", f"an attestation cannot be called {name[:80]!r}", fix="give it a plain file name")
-            _write(draft / ATTESTATIONS / name, body)
-        draft.chmod(0o755)
-        try:
-            draft.rename(final)
-        except OSError:
-            # Another process sealed the same content first: theirs is the bundle if it is whole.
-            if not final.exists():
-                raise
-            shutil.rmtree(draft)
-            return SealedBundle(final, digest, verify_bundle(final, digest=digest))
-    except OSError as error:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise SpecError("bundle-unwritable", f"the bundle cannot be written: {error.strerror}", fix="check the space on the disk", where=str(root)) from error
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
-    return SealedBundle(final, digest, manifest)
+        draft.rename(final)
+    except OSError:
+        if not final.exists():
+            raise
 
 
-def _write(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+def _write_all(folder: Path, files: Mapping[str, bytes]) -> None:
+    folder.mkdir(exist_ok=True)
+    for name, data in files.items():
+        with (folder / name).open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())

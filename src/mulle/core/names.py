@@ -10,13 +10,13 @@ _RESERVED = frozenset({"con", "prn", "aux", "nul", "all", "latest"})
 
 
 def require_name(text: str, what: str) -> str:
-    """Return `text` if it can be the name of a project, dataset, deployment or model.
+    r"""Return `text` if it can be the name of a project, dataset, deployment or model.
 
     Letters and digits of any script (Korean included), then also `.`, `_` and `-`; at most 63 characters. It must be
     in Unicode's composed form, so that one name has one spelling on every file system.
 
     Raises:
-        SpecError: empty, too long, hostile (`../x`, `/x`, `C:\\x`), reserved, or not composed.
+        SpecError: empty, too long, hostile (`../x`, `/x`, `C:\x`), reserved, or not composed.
     """
     ok = (
         _NAME.fullmatch(text) is not None

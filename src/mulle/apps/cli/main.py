@@ -64,7 +64,7 @@ def _line_only(text: str) -> typer.Typer:
     return app
 
 
-def _show_version(value: bool) -> None:  # noqa: FBT001
+def _show_version(value: bool) -> None:
     if value:
         typer.echo(f"mulle {__version__}")
         raise typer.Exit
@@ -107,20 +107,24 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("MULLE_DEBUG"):
             raise
-        # typer's own usage errors print themselves; anything else is a defect of ours and says so.
-        show = getattr(error, "show", None)
-        if callable(show):
-            show()
-            return int(getattr(error, "exit_code", 2))
-        if type(error).__name__ == "Abort":
-            return 130
-        problem = MulleError(
-            "internal",
-            f"{type(error).__name__}: {error}",
-            fix="run again with `mulle --debug …` and report the traceback: this is a defect of Mulle",
-        )
-        return report_error(problem, sys.argv[1:] if arguments is None else arguments)
+        return _report_unexpected(error, arguments)
     return int(result) if isinstance(result, int) else 0
+
+
+def _report_unexpected(error: Exception, arguments: list[str] | None) -> int:
+    # typer's own usage errors print themselves; anything else is a defect of ours and says so.
+    show = getattr(error, "show", None)
+    if callable(show):
+        show()
+        return int(getattr(error, "exit_code", 2))
+    if type(error).__name__ == "Abort":
+        return 130
+    problem = MulleError(
+        "internal",
+        f"{type(error).__name__}: {error}",
+        fix="run again with `mulle --debug …` and report the traceback: this is a defect of Mulle",
+    )
+    return report_error(problem, sys.argv[1:] if arguments is None else arguments)
 
 
 if __name__ == "__main__":
