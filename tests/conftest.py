@@ -1,10 +1,14 @@
 """What every test gets: a key folder of its own, no telemetry, a Hypothesis profile that does not depend on speed."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# `from support.bundles import …`: what several tests build on, without making the tests a package.
+sys.path.insert(0, str(Path(__file__).parent))
 
 settings.register_profile("mulle", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.load_profile("mulle")

@@ -173,4 +173,6 @@ def verify_bundle(folder: Path, *, digest: str | None = None) -> Manifest:
 def _require_inside(name: str, where: str) -> None:
     pure = PurePosixPath(name)
     if not name or pure.is_absolute() or ".." in pure.parts or "\\" in name or "\x00" in name or ":" in name:
-        raise CheckError("bundle-path", f"the manifest names {name[:80]!r}, which leaves the bundle", fix="do not use this bundle", where=where)
+        raise CheckError(
+            "bundle-path", f"the manifest names {name[:80]!r}, which leaves the bundle", fix="do not use this bundle", where=where
+        )

@@ -75,4 +75,6 @@ def read_limited(path: Path, *, max_bytes: int) -> bytes:
             )
         return path.read_bytes()
     except OSError as error:
-        raise SpecError("file-unreadable", f"{path.name!r} cannot be read: {error.strerror}", fix="check its permissions", where=str(path)) from error
+        raise SpecError(
+            "file-unreadable", f"{path.name!r} cannot be read: {error.strerror}", fix="check its permissions", where=str(path)
+        ) from error

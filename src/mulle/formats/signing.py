@@ -48,7 +48,9 @@ def load_or_create_key(path: Path) -> bytes:
     data = path.read_bytes()
     if mode or len(data) != _KEY_BYTES:
         problem = "can be read by others" if mode else "is not a key"
-        raise SpecError("key-unusable", f"the signing key {problem}", fix=f"chmod 600 {path}, or remove it to make a new one", where=str(path))
+        raise SpecError(
+            "key-unusable", f"the signing key {problem}", fix=f"chmod 600 {path}, or remove it to make a new one", where=str(path)
+        )
     return data
 
 
@@ -95,5 +97,8 @@ def require_signature(message: bytes, signature: Signature, *, trusted: Collecti
         Ed25519PublicKey.from_public_bytes(bytes.fromhex(signature.key)).verify(bytes.fromhex(signature.signature), message)
     except (InvalidSignature, ValueError) as error:
         raise CheckError(
-            "signature-invalid", f"the signature of {what} does not fit its bytes", fix="do not use it; fetch it again from where it was made", where=where
+            "signature-invalid",
+            f"the signature of {what} does not fit its bytes",
+            fix="do not use it; fetch it again from where it was made",
+            where=where,
         ) from error

@@ -1,0 +1,1 @@
+"""What runs the stages: `local` here; others beside it."""

@@ -1,0 +1,1 @@
+"""How the state database came to look as it does; run by `state_sqlite.migrate`, never imported."""

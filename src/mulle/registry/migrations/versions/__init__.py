@@ -1,0 +1,1 @@
+"""One module per step, the first parent having none."""
