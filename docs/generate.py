@@ -42,7 +42,11 @@ def text_of(node: ast.expr | None) -> str:
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):
-        parts = [v.value if isinstance(v, ast.Constant) else f"⟨{ast.unparse(v.value)}⟩" for v in node.values if isinstance(v, ast.Constant | ast.FormattedValue)]
+        parts = [
+            v.value if isinstance(v, ast.Constant) else f"⟨{ast.unparse(v.value)}⟩"
+            for v in node.values
+            if isinstance(v, ast.Constant | ast.FormattedValue)
+        ]
         return "".join(str(part) for part in parts)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return text_of(node.left) + text_of(node.right)
@@ -76,7 +80,7 @@ def errors_page() -> str:
         NOTICE + "# Errors",
         "",
         "Every error says *what* happened, the facts that were compared, *where*, and the *fix*. With `--json` the same fields come as",
-        "`{\"error\": {\"code\", \"what\", \"fix\", \"where\", \"facts\"}}`. Codes are stable. Parts in ⟨brackets⟩ are filled in.",
+        '`{"error": {"code", "what", "fix", "where", "facts"}}`. Codes are stable. Parts in ⟨brackets⟩ are filled in.',
         "",
         "| class | exit code | meaning |",
         "|---|---|---|",
@@ -163,12 +167,14 @@ def commands_page() -> str:
     import os
 
     os.environ.update(COLUMNS="100", NO_COLOR="1", TERM="dumb")
-    import typer
     from importlib import import_module
+
+    import typer
 
     from mulle.apps.cli.main import COMMANDS
 
-    lines = [NOTICE + "# Commands", "", "Every command takes `--help`; those that print results take `--json`. Exit codes: 0, 1 when a check said no, 2 for usage or configuration.", ""]
+    intro = "Every command takes `--help`; those that print results take `--json`. Exit codes: 0, 1 when a check said no, 2 for usage."
+    lines = [NOTICE + "# Commands", "", intro, ""]
     for name, (module, text) in COMMANDS.items():
         command: Any = typer.main.get_command(import_module(f"mulle.apps.cli.{module}").app)
         lines += [f"## `mulle {name}`", "", text, ""]

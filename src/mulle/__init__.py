@@ -3,10 +3,13 @@
 A project needs this module only. Everything is imported on first use, so that `import mulle` costs nothing.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mulle.core.version import VERSION
+
 if TYPE_CHECKING:
-    import polars
+    import polars as pl
 
     from mulle.core.expect import Expect
     from mulle.core.expr import Expr, col, lit, when
@@ -14,9 +17,9 @@ if TYPE_CHECKING:
     from mulle.core.search_space import choice, integer, log_uniform, uniform
     from mulle.data.sources import read_csv, read_parquet, read_s3, read_sql
 
-    Frame = polars.DataFrame
+    Frame = pl.DataFrame
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = [
     "Expect",
     "Expr",
@@ -56,12 +59,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     """Import a public name on first use."""
     if name == "Frame":
-        import polars
-
-        return polars.DataFrame
+        return import_module("polars").DataFrame
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'mulle' has no attribute {name!r}")
-    from importlib import import_module
-
     return getattr(import_module(home), name)

@@ -1,8 +1,14 @@
 """The sources against real stores: S3 (moto's server on loopback) and SQL (a SQLite file, through both readers)."""
 
 import io
+import os
+import shutil
+import socket
 import sqlite3
+import subprocess
+import tempfile
 from contextlib import closing
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -193,3 +199,74 @@ def test_both_readers_agree(shop):
     uri = f"sqlite://{shop / 'shop.db'}"
 
     assert fetch_connectorx(query, uri, shown=uri, secrets=()).rows() == read_sql(query, "sqlite:///shop.db").rows()
+
+
+@pytest.fixture(scope="module")
+def postgres(require_service):
+    """Return the port of a PostgreSQL server of this module's own, user `app`, password `hunter22`."""
+    pytest.importorskip("connectorx")
+    found = shutil.which("initdb") or next(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), None)
+    require_service(found is not None, "PostgreSQL", "apt-get install postgresql")
+    bin_folder = Path(found).resolve().parent
+    folder = Path(tempfile.mkdtemp(prefix="mulle-pg-"))
+    # the server refuses to run as root
+    who = {"user": "nobody"} if os.geteuid() == 0 else {}
+    if who:
+        shutil.chown(folder, "nobody")
+    (folder / "password").write_text("hunter22", encoding="utf-8")
+    (folder / "password").chmod(0o644)
+    with closing(socket.create_server(("127.0.0.1", 0))) as probe:
+        port = probe.getsockname()[1]
+
+    def call(program, *arguments):
+        subprocess.run([bin_folder / program, "-D", folder / "data", *arguments], check=True, stdout=subprocess.DEVNULL, cwd=folder, **who)
+
+    try:
+        call("initdb", "-U", "app", "-A", "scram-sha-256", f"--pwfile={folder / 'password'}", "-E", "UTF8", "--locale=C")
+        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
+        call("pg_ctl", "-l", folder / "log", "-o", options, "-w", "start")
+        yield port
+        call("pg_ctl", "-m", "immediate", "-w", "stop")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_postgres_is_read_with_its_types(postgres, monkeypatch):
+    """Text, whole and real numbers, decimals, booleans, dates and zoned moments come through; the password stays a reference."""
+    from mulle.core.schema import ColumnType
+    from mulle.data.dataset import infer_schema, normalise
+
+    monkeypatch.setenv("DB_PASSWORD", "hunter22")
+    query = (
+        "SELECT g AS 번호, '고객-' || g AS 이름, g * 1.5::float8 AS 금액, g::numeric / 4 AS 비율, g % 2 = 0 AS 예, DATE '2020-01-01' + g AS 날, "
+        "TIMESTAMPTZ '2020-01-01 09:00+09' AS 때 FROM generate_series(1, 2) AS g ORDER BY g"
+    )
+    uri = f"postgresql+psycopg://app:${{env://DB_PASSWORD}}@127.0.0.1:{postgres}/postgres"
+    with traced_reads() as reads:
+        frame = normalise(read_sql(query, uri, freshness="SELECT 1"))
+    kinds = [column.type for column in infer_schema(frame)]
+
+    assert kinds == [
+        ColumnType.NUMBER,
+        ColumnType.TEXT,
+        ColumnType.NUMBER,
+        ColumnType.NUMBER,
+        ColumnType.BOOLEAN,
+        *[ColumnType.DATETIME] * 2,
+    ]
+    assert frame.row(1)[:5] == (2, "고객-2", 3.0, 0.5, True)
+    assert frame["때"][0].isoformat() == "2020-01-01T00:00:00"
+    assert current_token(reads[0]) == reads[0].token
+    assert "hunter22" not in str(reads[0])
+
+
+@pytest.mark.slow
+def test_a_refused_login_is_not_an_outage(postgres, monkeypatch):
+    """The driver tries for half a minute; what it says then is passed on without the password."""
+    monkeypatch.setenv("DB_PASSWORD", "not-the-one")
+    with pytest.raises(SpecError) as caught:
+        read_sql("SELECT 1 AS a", f"postgresql://app:${{env://DB_PASSWORD}}@127.0.0.1:{postgres}/postgres")
+
+    assert caught.value.code == "sql-refused"
+    assert "authentication failed" in caught.value.what
+    assert "not-the-one" not in str(caught.value)

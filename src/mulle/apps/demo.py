@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +35,7 @@ class Story:
     started: float = field(default_factory=time.perf_counter)
 
     @contextmanager
-    def step(self, title: str) -> Iterator[list[str]]:
+    def step(self, title: str) -> Generator[list[str]]:
         """Time a step; what is appended to the list becomes its line in the table."""
         say(f"\n── {title}")
         before, told = time.perf_counter(), list[str]()
@@ -63,7 +63,12 @@ def mulle(arguments: Sequence[str], *, folder: Path, expect: int = 0, quiet: boo
     """
     say(f"$ mulle {' '.join(arguments)}")
     done = subprocess.run(
-        [sys.executable, "-m", "mulle.apps.cli.main", *arguments], cwd=folder, stdout=subprocess.PIPE, text=True, encoding="utf-8", check=False
+        [sys.executable, "-m", "mulle.apps.cli.main", *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        check=False,
     )
     if not quiet:
         say(done.stdout.rstrip())
@@ -72,11 +77,15 @@ def mulle(arguments: Sequence[str], *, folder: Path, expect: int = 0, quiet: boo
 
 
 @contextmanager
-def server(folder: Path) -> Iterator[tuple[str, int]]:
+def server(folder: Path) -> Generator[tuple[str, int]]:
     """Start `mulle serve` on a free port and yield its address; stop it with SIGTERM and require a clean exit."""
     say("$ mulle serve --port 0")
     process = subprocess.Popen(
-        [sys.executable, "-m", "mulle.apps.cli.main", "serve", "--port", "0", "--json"], cwd=folder, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+        [sys.executable, "-m", "mulle.apps.cli.main", "serve", "--port", "0", "--json"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
     )
     try:
         yield _address(process)

@@ -5,13 +5,15 @@ A number is a double with NaN for missing, and a text a string with `MISSING_TEX
 boolean is carried on two rails, *is true* and *is false*; missing is neither. Comparisons with NaN put 0 on both, `&` and
 `|` become one And and one Or each, `~` swaps the rails and costs nothing: Kleene's logic without a test for missing.
 
-Rejected: optimiser-sensitive forms. 1 / x is emitted as Reciprocal, because ONNX Runtime rewrites Div(1, x) * y to
-y / x, which rounds differently; Min, Max and Clip are not used, because their sign of zero and NaN rules vary.
+ONNX Runtime optimises every graph on loading, and not all of it is exact: constants that its optimiser would take for
+neutral are hidden from it, and 1 / x is emitted as Reciprocal, because Div(1, x) * y would become y / x, which rounds
+differently. Rejected: Min, Max and Clip, whose rules for NaN and for the sign of zero vary.
 """
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, cast
 
+import numpy as np
 from onnx import GraphProto, TensorProto, helper
 
 from mulle.bundle.graph_builder import GraphBuilder
@@ -21,6 +23,7 @@ from mulle.core.schema import MISSING_TEXT
 
 ML = "ai.onnx.ml"
 _NAN = float("nan")
+_NEUTRAL: dict[TypedOp, float] = {"add": 0.0, "sub": 0.0, "mul": 1.0, "div": 1.0}
 
 
 class Rails(NamedTuple):
@@ -40,9 +43,34 @@ def compile_expressions(g: GraphBuilder, roots: Iterable[Typed]) -> dict[str, Co
     Inputs are read by the columns' own names. All tensors have shape (n, 1) or, for constants, (1, 1).
     """
     done: dict[str, Compiled] = {}
+    fixed: set[str] = set()
     for value in walk_typed(roots):
-        done[value.key] = _RULES[value.op](g, value, tuple(done[arg.key] for arg in value.args))
+        args = tuple(done[arg.key] for arg in value.args)
+        if value.op != "column" and all(arg.key in fixed for arg in value.args):
+            fixed.add(value.key)
+        elif value.op in _NEUTRAL:
+            args = tuple(
+                _hide(g, str(args[i]), str(args[1 - i])) if arg.key in fixed and _taken_for_neutral(value.op, arg) else args[i]
+                for i, arg in enumerate(value.args)
+            )
+        done[value.key] = _RULES[value.op](g, value, args)
     return done
+
+
+def _taken_for_neutral(op: TypedOp, value: Typed) -> bool:
+    """Return whether ONNX Runtime would leave `op` out because it takes this constant for 0 (sums) or 1 (products).
+
+    It looks at constants after rounding them to float32: x * 1.000000001 is x to it, and x + 1e-50 too. What a constant
+    expression folds to is not known here, and counts as suspect.
+    """
+    constant = literal_value(value)
+    with np.errstate(over="ignore"):
+        return not isinstance(constant, float) or float(np.float32(constant)) == _NEUTRAL[op]
+
+
+def _hide(g: GraphBuilder, constant: str, beside: str) -> str:
+    """Return the name of the same constant, but as one that depends on the row: NaN where its neighbour is NaN anyway."""
+    return g.emit("Where", [g.emit("IsNaN", [beside]), g.doubles([_NAN]), constant])
 
 
 def _column(g: GraphBuilder, value: Typed, _: tuple[Compiled, ...]) -> Compiled:

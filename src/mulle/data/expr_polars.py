@@ -90,21 +90,30 @@ def _raw_table(frame: pl.DataFrame, schema: Schema, names: Mapping[str, str]) ->
 
 
 def _compile(order: list[Typed], table: pl.DataFrame, names: Mapping[str, str]) -> tuple[dict[str, pl.Expr], pl.DataFrame]:
-    """Return an expression per value; shared and deep ones have become columns of the returned table."""
+    """Return an expression per value; shared and deep ones have become columns of the returned table, stage by stage."""
     uses = Counter(arg.key for value in order for arg in value.args)
     compiled: dict[str, pl.Expr] = {}
     depth: dict[str, int] = {}
+    stage: dict[str, int] = {}
+    stages: list[list[pl.Expr]] = []
     for value in order:
+        key = value.key
         if value.op == "column":
-            compiled[value.key], depth[value.key] = pl.col(names[str(value.params[0])]), 0
+            compiled[key], depth[key], stage[key] = pl.col(names[str(value.params[0])]), 0, 0
             continue
-        expression = _literal(value) if value.op == "literal" else _RULES[value.op](value, tuple(compiled[arg.key] for arg in value.args))
-        depth[value.key] = 1 + max((depth[arg.key] for arg in value.args), default=0)
-        if value.op != "literal" and (uses[value.key] > 1 or depth[value.key] > _MAX_DEPTH):
-            alias = f"t{len(table.columns)}"
-            table = table.with_columns(expression.alias(alias))
-            expression, depth[value.key] = pl.col(alias), 0
-        compiled[value.key] = expression
+        compiled[key] = (
+            _literal(value) if value.op == "literal" else _RULES[value.op](value, tuple(compiled[arg.key] for arg in value.args))
+        )
+        depth[key] = 1 + max((depth[arg.key] for arg in value.args), default=0)
+        stage[key] = max((stage[arg.key] for arg in value.args), default=0)
+        if value.op != "literal" and (uses[key] > 1 or depth[key] > _MAX_DEPTH):
+            alias = f"t{len(depth)}"
+            if stage[key] == len(stages):
+                stages.append([])
+            stages[stage[key]].append(compiled[key].alias(alias))
+            compiled[key], depth[key], stage[key] = pl.col(alias), 0, stage[key] + 1
+    for columns in stages:
+        table = table.with_columns(columns)
     return compiled, table
 
 

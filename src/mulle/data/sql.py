@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 _READS = re.compile(r"\s*(?:--[^\n]*\n\s*)*(select|with|values|show|table)\b", re.IGNORECASE)
 _DRIVER = re.compile(r"^(\w+)\+\w+://")
-_UNREACHABLE = (
+_UNREACHABLE = ("could not connect", "connection refused", "timed out", "timeout", "no route", "name or service", "resolve", "error connecting")
+# connectorx answers a refused login with a time-out of its own around the database's sentence
+_REFUSED = ("authentication", "does not exist", "access denied", "permission denied", "unknown database", "login failed")
     "could not connect",
     "connection refused",
     "timed out",
@@ -89,12 +91,13 @@ def fetch_connectorx(query: str, uri: str, *, shown: str, secrets: tuple[str, ..
     except (RuntimeError, ValueError, TypeError, OSError) as error:
         # connectorx has no error types of its own: the sentence tells a refusal from an outage
         text = scrub(str(error), (*secrets, plain, uri))
-        if any(sign in text.lower() for sign in _UNREACHABLE):
+        said = text.lower()
+        if any(sign in said for sign in _UNREACHABLE) and not any(sign in said for sign in _REFUSED):
             raise UnavailableError(
                 "source-unavailable", f"the database does not answer: {text}", fix="check that it runs, then retry", where=shown
             ) from None
         raise SpecError(
-            "sql-refused", f"the database refuses the query: {text}", fix="run the query in the database's own client first", where=shown
+            "sql-refused", f"the database refuses the query: {text}", fix="check user, password and database; then run the query in the database's own client", where=shown
         ) from None
 
 

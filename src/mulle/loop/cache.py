@@ -93,8 +93,12 @@ class StageCache:
         try:
             for name in record.files:
                 _sync(draft / name)
-            write_atomic(draft / RECORD_FILE, msgspec.json.encode(record), sync=True)
-            _sync(draft)
+            # The draft is nobody else's, and syncing a file syncs its entry: no second rename, no syncs of folders. A host
+            # that crashes right after may lose the rename below, which means: the stage is run again.
+            with (draft / RECORD_FILE).open("wb") as file:
+                file.write(msgspec.json.encode(record))
+                file.flush()
+                os.fsync(file.fileno())
             target.parent.mkdir(parents=True, exist_ok=True)
             if target.exists():
                 # A folder cannot be renamed over a full one. Between the two steps the stage counts as not run.
@@ -105,7 +109,6 @@ class StageCache:
                 shutil.rmtree(trash, ignore_errors=True)
             else:
                 draft.rename(target)
-            _sync(target.parent)
         except OSError as error:
             raise folder_unwritable(self.paths.root, error) from error
         self.remember(record.stage, record.key)

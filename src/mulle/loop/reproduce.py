@@ -129,11 +129,15 @@ def recorded_snapshot(context: StageContext) -> StageResult:
 
 def _make(settings: Settings, dataset: str, digest: str, progress: Progress) -> Path:
     """Return the bundle that the checked-out code makes of the recorded data version."""
+
+    def recorded(_: Settings) -> dict[str, str]:
+        return {"name": dataset, "digest": digest}
+
     stand_in = replace(
         next(stage for stage in STAGES if stage.name == "snapshot"),
         run="mulle.loop.reproduce:recorded_snapshot",
         roots=(),
-        settings=lambda _: {"name": dataset, "digest": digest},
+        settings=recorded,
         source=False,
     )
     stages: tuple[Stage, ...] = (stand_in, *(stage for stage in STAGES if stage.name not in {"snapshot", "register"}))
@@ -147,7 +151,9 @@ def _check_out(project_dir: Path, commit: str, target: Path) -> None:
     try:
         done = subprocess.run(command, capture_output=True, timeout=_GIT_TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise SpecError("reproduce-git", f"git does not answer: {error}", fix="install git, or try again", where=str(project_dir)) from error
+        raise SpecError(
+            "reproduce-git", f"git does not answer: {error}", fix="install git, or try again", where=str(project_dir)
+        ) from error
     if done.returncode != 0:
         raise SpecError(
             "reproduce-git",
@@ -189,12 +195,14 @@ def _compare(version: int, folder: Path, manifest: Manifest, made: Path, paths: 
 
 
 def _manifest_differences(a: Manifest, b: Manifest) -> tuple[str, ...]:
-    found = [f"{name}: {getattr(a, name)!r} → {getattr(b, name)!r}"[:200] for name in ("task", "classes", "positive", "threshold") if getattr(a, name) != getattr(b, name)]
+    found = [
+        f"{name}: {getattr(a, name)!r} → {getattr(b, name)!r}"[:200]
+        for name in ("task", "classes", "positive", "threshold")
+        if getattr(a, name) != getattr(b, name)
+    ]
     if a.columns != b.columns:
         found.append("columns: names, types, ranges or categories differ")
-    for name in sorted({*a.files, *b.files}):
-        if a.files.get(name) != b.files.get(name):
-            found.append(f"{name}: other bytes")
+    found += [f"{name}: other bytes" for name in sorted({*a.files, *b.files}) if a.files.get(name) != b.files.get(name)]
     return tuple(found[:_MAX_SHOWN])
 
 
@@ -214,7 +222,9 @@ def _largest_difference(folder: Path, a: Manifest, made: Path, b: Manifest, path
 def _environment_changes(then: Path, now: Path) -> dict[str, tuple[str, str]]:
     """Return what the two run records say differently about where they ran."""
     before, after = (_environment(folder) for folder in (then, now))
-    changes = {key: (str(before.get(key)), str(after.get(key))) for key in ("python", "platform", "cpu_count") if before.get(key) != after.get(key)}
+    changes = {
+        key: (str(before.get(key)), str(after.get(key))) for key in ("python", "platform", "cpu_count") if before.get(key) != after.get(key)
+    }
     old, new = before.get("distributions", {}), after.get("distributions", {})
     changes.update({name: (old[name], new[name]) for name in sorted(old) if name in new and old[name] != new[name]})
     return changes

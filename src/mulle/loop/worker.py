@@ -9,6 +9,7 @@ the file descriptor given as argument: from the child `pid`, `report`, `result` 
 The server ends its child and itself when standard input closes or the parent dies.
 """
 
+import gc
 import json
 import os
 import select
@@ -22,12 +23,14 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import mulle.core.canonical  # noqa: F401 - every stage hashes: loaded once here, shared by all children
 from mulle.core.errors import MulleError, SpecError, UnavailableError, UserCodeError
 from mulle.core.user_code import user_line
 from mulle.loop.paths import folder_unwritable
 from mulle.loop.settings.model import Settings
 from mulle.loop.stage import StageContext, StageResult
 
+TRACEBACK_MARK = "--- traceback ---"
 _MAX_MESSAGE = 500
 _PR_SET_PDEATHSIG = 1
 
@@ -47,6 +50,7 @@ def main(arguments: list[str]) -> int:
     if first is None:
         return 0
     settings = Settings.model_validate(json.loads(first))
+    gc.freeze()  # what is there now is shared with every child: a collection there must not copy its pages
     while (line := requests.read()) is not None:
         request = json.loads(line)
         server = os.getpid()
@@ -179,16 +183,23 @@ def _answer(request: dict[str, Any], settings: Settings, events: int) -> int:
         }
         data = json.dumps(message, allow_nan=False, ensure_ascii=False)
     except MulleError as error:
-        traceback.print_exc()
+        _log_traceback()
         _send(events, {"error": {**error.to_dict(), "kind": type(error).__name__}})
         return 1
     except BaseException as error:  # noqa: BLE001 - everything a body may raise is turned into one error with its place
-        traceback.print_exc()
+        _log_traceback()
         known = explain_exception(error, request["stage"], Path(request["project_dir"]), Path(request["log"]))
         _send(events, {"error": {**known.to_dict(), "kind": type(known).__name__}})
         return 1
     _send(events, json.loads(data))
     return 0
+
+
+def _log_traceback() -> None:
+    """Write the traceback into the log, behind a mark: what the stage itself printed is shown to people, this is not."""
+    sys.stdout.flush()
+    sys.stderr.write(f"{TRACEBACK_MARK}\n")
+    traceback.print_exc()
 
 
 def _call(request: dict[str, Any], settings: Settings, report: Any) -> StageResult:

@@ -8,10 +8,11 @@ from mulle.formats.baseline import CategoryProfile, bucket_counts
 from mulle.monitor.result import ColumnReport, Comparison, DriftSettings, TestResult
 from mulle.monitor.wording import say_share, say_value
 from mulle.stats.two_sample import chi_square_two_sample, jensen_shannon, novelty_p_value, total_variation
-from mulle.stats.types import IntArray
+from mulle.stats.types import FloatArray, IntArray
 
 _PICTURE_CATEGORIES = 12
 OTHERS = "(others)"
+_ROUNDING = 1e-9
 
 
 def compare_categories(profile: CategoryProfile, counts: Mapping[str, int], n_missing: int, settings: DriftSettings) -> ColumnReport:
@@ -92,10 +93,19 @@ def _by_bucket(profile: CategoryProfile, before: IntArray, now: IntArray) -> Tes
 def _picture(profile: CategoryProfile, counts: Mapping[str, int], n_present: int) -> Comparison | None:
     if not profile.n or not n_present:
         return None
-    totals = {key: profile.counts.get(key, 0) / profile.n + counts.get(key, 0) / n_present for key in profile.counts.keys() | counts.keys()}
-    shown = sorted(totals, key=lambda key: (-totals[key], key))[:_PICTURE_CATEGORIES]
-    before = [profile.counts.get(key, 0) / profile.n for key in shown]
-    now = [counts.get(key, 0) / n_present for key in shown]
-    if len(totals) > len(shown) or profile.n_rest:
-        shown, before, now = [*shown, OTHERS], [*before, 1.0 - sum(before)], [*now, 1.0 - sum(now)]
-    return Comparison(labels=tuple(shown), edges=(), reference=tuple(before), current=tuple(now))
+    labels = sorted(profile.counts.keys() | counts.keys())
+    before = np.array([profile.counts.get(key, 0) for key in labels], dtype=np.int64) / profile.n
+    now = np.array([counts.get(key, 0) for key in labels], dtype=np.int64) / n_present
+    return picture_shares(labels, before, now, by_size=True)
+
+
+def picture_shares(labels: Sequence[str], before: FloatArray, now: FloatArray, *, by_size: bool) -> Comparison:
+    """Return the largest shares of both sides for the eye, the rest as one; largest first, or in the order given."""
+    shown = np.argsort(-(before + now), kind="stable")[:_PICTURE_CATEGORIES]
+    shown = shown if by_size else np.sort(shown)
+    kept: list[int] = shown.tolist()
+    names, old, new = [labels[i] for i in kept], before[shown].tolist(), now[shown].tolist()
+    rest = (max(0.0, 1.0 - sum(old)), max(0.0, 1.0 - sum(new)))
+    if max(rest) > _ROUNDING:
+        names, old, new = [*names, OTHERS], [*old, rest[0]], [*new, rest[1]]
+    return Comparison(labels=tuple(names), edges=(), reference=tuple(old), current=tuple(new))

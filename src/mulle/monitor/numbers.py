@@ -4,7 +4,7 @@ import numpy as np
 
 from mulle.core.schema import ColumnType
 from mulle.formats.baseline import NumberProfile
-from mulle.monitor.categories import compare_counts
+from mulle.monitor.categories import compare_counts, picture_shares
 from mulle.monitor.result import ColumnReport, Comparison, DriftSettings, TestResult
 from mulle.monitor.wording import say_number, say_share, say_time
 from mulle.stats.two_sample import (
@@ -46,13 +46,14 @@ def compare_numbers(profile: NumberProfile, values: FloatArray, settings: DriftS
         "median_reference": _finite_or_none(profile.quantile(0.5)),
         "median_current": _finite_or_none(_quantile(present, 0.5)) if present.size else None,
     }
+    picture = _picture(profile, present)
     if profile.n and present.size:
         figures.update(_distances(profile, present, settings.alpha))
         enough = min(profile.n, present.size) >= MIN_PRESENT
         if profile.type is ColumnType.DATETIME:
             anomalies += _before_earliest(profile, present)
         elif profile.complete and profile.n_distinct <= FEW_DISTINCT:
-            by_value, odd = _compare_values(profile, present, settings)
+            by_value, odd, picture = _compare_values(profile, present, settings)
             tests += by_value if enough else []
             anomalies += odd
         else:
@@ -74,7 +75,7 @@ def compare_numbers(profile: NumberProfile, values: FloatArray, settings: DriftS
         sentence="",
         anomalies=tuple(anomalies),
         figures=figures,
-        comparison=_picture(profile, present),
+        comparison=picture,
     )
 
 
@@ -121,7 +122,7 @@ def _range(profile: NumberProfile, present: FloatArray) -> tuple[TestResult, lis
     return TestResult("range", "order", share, p_value, share, sentence), odd
 
 
-def _compare_values(profile: NumberProfile, present: FloatArray, settings: DriftSettings) -> tuple[list[TestResult], list[str]]:
+def _compare_values(profile: NumberProfile, present: FloatArray, settings: DriftSettings) -> tuple[list[TestResult], list[str], Comparison]:
     reference = dict(zip(profile.points, np.subtract(profile.at_or_below, profile.below).tolist(), strict=True))
     reference.update({end: n for end, n in ((-np.inf, profile.n_minus_inf), (np.inf, profile.n_plus_inf)) if n})
     values, counts = np.unique(present + 0.0, return_counts=True)
@@ -130,7 +131,8 @@ def _compare_values(profile: NumberProfile, present: FloatArray, settings: Drift
     labels = [say_number(key) for key in keys]
     before = np.array([reference.get(key, 0) for key in keys], dtype=np.int64)
     now = np.array([current.get(key, 0) for key in keys], dtype=np.int64)
-    return compare_counts(profile.name, labels, before, now, settings)
+    tests, odd = compare_counts(profile.name, labels, before, now, settings)
+    return tests, odd, picture_shares(labels, before / before.sum(), now / now.sum(), by_size=False)
 
 
 def _before_earliest(profile: NumberProfile, present: FloatArray) -> list[str]:

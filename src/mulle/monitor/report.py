@@ -120,9 +120,9 @@ def _table(report: MonitorReport) -> str:
         mark = html_badge("bad", "changed") if column.drifted else html_badge("warn", "odd") if column.anomalies else html_badge("ok", "ok")
         psi, cut = column.figures.get("psi"), column.figures.get("psi_cut")
         index = "–" if psi is None or cut is None else f"{psi:.3f} / {cut:.3f}"
-        distribution = next((test for test in column.tests if test.kind == "distribution"), None)
+        told = min(column.tests, key=lambda test: (not test.alarm, test.kind != "distribution"), default=None)
         missing = say_share(column.n_missing / total) if (total := column.n + column.n_missing) else "–"
-        effect = "–" if distribution is None else f"{distribution.method} {distribution.effect:.3f}"
+        effect = "–" if told is None else f"{told.method} {told.effect:.3f}"
         p_value = Html(escape(say_p(column.p_adjusted).removeprefix("p = ").removeprefix("p "))) if column.tests else "–"
         rows.append([column.name, mark, column.type, column.n, missing, effect, p_value, index])
     return html_table(("column", "", "type", "values", "missing", "effect", "p", "PSI / cut"), rows)

@@ -50,8 +50,9 @@ class MlflowProjection:
         self._artifact_root = artifact_root
         self._build_model = build_model
         with self._answers():
+            # Importing MLflow sets its loggers up: only afterwards can they be kept quiet.
             from mlflow.tracking import MlflowClient
-
+        with self._answers():
             self._client: Any = MlflowClient(tracking_uri=uri, registry_uri=uri)
 
     def publish_version(self, version: VersionRecord) -> None:

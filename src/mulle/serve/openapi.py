@@ -7,8 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from mulle import __version__
 from mulle.core.schema import ColumnType
+from mulle.core.version import VERSION
 from mulle.formats.bundle import ColumnInfo, Manifest
 from mulle.serve.dataplane import Serving
 
@@ -65,7 +65,7 @@ def render_openapi(serving: Serving, example: Mapping[str, Any]) -> bytes:
         "info": {
             "title": f"{serving.deployment}: {manifest.model}",
             "version": str(serving.revisions[0].source.model_version),
-            "description": f"Served by Mulle {__version__}.",
+            "description": f"Served by Mulle {VERSION}.",
         },
         "paths": {
             "/predict": {
@@ -154,7 +154,7 @@ def render_docs(serving: Serving, example: Mapping[str, Any]) -> bytes:
     title = html.escape(f"{serving.deployment}: {manifest.model} version {served.source.model_version}")
     page = f"""<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
 <title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>
-<p>Revision {served.number}, bundle <code>{served.source.bundle_digest[:12]}</code>, served by Mulle {__version__}.
+<p>Revision {served.number}, bundle <code>{served.source.bundle_digest[:12]}</code>, served by Mulle {VERSION}.
 Machines read <a href="/openapi.json">/openapi.json</a>; see also <a href="/health">/health</a> and <a href="/metrics">/metrics</a>.</p>
 <h2>POST /predict</h2>
 <p>A list of rows by column name. Each answer holds {html.escape(answer)}, and a prediction id to send feedback for.</p>

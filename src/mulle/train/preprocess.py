@@ -73,10 +73,10 @@ def needs_fill(estimator: Any) -> bool:
         for _, step in steps:
             if step is None or step == "passthrough":
                 continue
-            if needs_fill(step):
-                return True
             if _imputes(step):
                 return False
+            if needs_fill(step):
+                return True
         return False
     return not _allows_nan(estimator) or any(type(part).__name__ in _TREES for part in _parts(estimator))
 

@@ -40,13 +40,24 @@ def only(gate, given, comparison=None, **options):
 @pytest.mark.parametrize(
     ("gate", "estimate", "expected"),
     [
-        pytest.param(BoundGate("roc_auc", "min", 0.8), Estimate(0.81, 0.79, 0.83), "pass", id="the figure is above min, whatever its interval"),
+        pytest.param(
+            BoundGate("roc_auc", "min", 0.8), Estimate(0.81, 0.79, 0.83), "pass", id="the figure is above min, whatever its interval"
+        ),
         pytest.param(BoundGate("roc_auc", "min", 0.8), Estimate(0.8), "pass", id="exactly min passes"),
         pytest.param(BoundGate("roc_auc", "min", 0.8), Estimate(0.79), "fail", id="below min"),
         pytest.param(BoundGate("log_loss", "max", 0.5), Estimate(0.51), "fail", id="above max"),
-        pytest.param(BoundGate("roc_auc", "min", 0.8, "interval"), Estimate(0.81, 0.79, 0.83), "inconclusive", id="judged by interval: min lies inside"),
-        pytest.param(BoundGate("roc_auc", "min", 0.8, "interval"), Estimate(0.85, 0.81, 0.89), "pass", id="judged by interval: all of it above"),
-        pytest.param(BoundGate("log_loss", "max", 0.5, "interval"), Estimate(0.6, 0.55, 0.65), "fail", id="judged by interval: all of it above max"),
+        pytest.param(
+            BoundGate("roc_auc", "min", 0.8, "interval"),
+            Estimate(0.81, 0.79, 0.83),
+            "inconclusive",
+            id="judged by interval: min lies inside",
+        ),
+        pytest.param(
+            BoundGate("roc_auc", "min", 0.8, "interval"), Estimate(0.85, 0.81, 0.89), "pass", id="judged by interval: all of it above"
+        ),
+        pytest.param(
+            BoundGate("log_loss", "max", 0.5, "interval"), Estimate(0.6, 0.55, 0.65), "fail", id="judged by interval: all of it above max"
+        ),
         pytest.param(BoundGate("f1", "min", 0.8), Estimate(math.nan), "inconclusive", id="no value is neither good nor bad"),
     ],
 )
@@ -59,14 +70,22 @@ def test_bounds_decide_by_figure_or_by_interval(gate, estimate, expected):
     ("gate", "difference", "expected"),
     [
         pytest.param(ChampionGate("roc_auc", 0.95, 0.005), pair(0.0, 0.002), "pass", id="equal, and a loss of .005 is ruled out"),
-        pytest.param(ChampionGate("roc_auc", 0.95, 0.005), pair(-0.003, 0.0005), "pass", id="a little worse for sure, but within the margin"),
-        pytest.param(ChampionGate("roc_auc", 0.95, 0.005), pair(-0.002, 0.004), "inconclusive", id="the interval straddles zero and the margin"),
+        pytest.param(
+            ChampionGate("roc_auc", 0.95, 0.005), pair(-0.003, 0.0005), "pass", id="a little worse for sure, but within the margin"
+        ),
+        pytest.param(
+            ChampionGate("roc_auc", 0.95, 0.005), pair(-0.002, 0.004), "inconclusive", id="the interval straddles zero and the margin"
+        ),
         pytest.param(ChampionGate("roc_auc", 0.95, 0.005), pair(-0.010, 0.003), "fail", id="worse for sure, perhaps beyond the margin"),
         pytest.param(ChampionGate("roc_auc", 0.95, 0.0), pair(0.0, 0.0), "pass", id="the same answers pass even with no margin"),
         pytest.param(ChampionGate("log_loss", 0.95, 0.005), pair(0.02, 0.003), "fail", id="lower is better: more log-loss is worse"),
         pytest.param(ChampionGate("log_loss", 0.95, 0.005), pair(-0.02, 0.003), "pass", id="lower is better: less log-loss is a gain"),
-        pytest.param(ChampionGate("rmse", 0.95), pair(0.1, 0.2, champion=50.0, unpaired=2.0), "pass", id="rmse: margins are a share of the value"),
-        pytest.param(ChampionGate("accuracy"), pair(0.0, 0.03, unpaired=0.04), "inconclusive", id="so few rows that the cap binds: cannot tell"),
+        pytest.param(
+            ChampionGate("rmse", 0.95), pair(0.1, 0.2, champion=50.0, unpaired=2.0), "pass", id="rmse: margins are a share of the value"
+        ),
+        pytest.param(
+            ChampionGate("accuracy"), pair(0.0, 0.03, unpaired=0.04), "inconclusive", id="so few rows that the cap binds: cannot tell"
+        ),
         pytest.param(ChampionGate("roc_auc"), pair(-0.03, 0.005), "fail", id="default margin: clearly worse"),
         pytest.param(ChampionGate("roc_auc"), pair(-0.003, 0.003), "pass", id="default margin: as another seed would be"),
     ],
@@ -92,7 +111,16 @@ def test_the_champion_reason_prints_every_number_compared():
     """Both figures, the bound, the margin, the rows and what would have been noticed."""
     reason = only(ChampionGate("roc_auc"), measured(), {"roc_auc": pair(-0.003, 0.002)}, champion="version 3").reason
 
-    for part in ("0.8370", "0.8400 (version 3)", "1,443 rows", "0.0030 worse", "95%", "no more than 0.0063 worse", "margin 0.0071", "9 times in 10"):
+    for part in (
+        "0.8370",
+        "0.8400 (version 3)",
+        "1,443 rows",
+        "0.0030 worse",
+        "95%",
+        "no more than 0.0063 worse",
+        "margin 0.0071",
+        "9 times in 10",
+    ):
         assert part in reason
 
 
@@ -114,7 +142,9 @@ def test_the_default_margin_follows_the_holdout_between_floor_and_cap():
 
 
 def slices(*rows):
-    return Measured({}, 1443, tuple(MeasuredSlice("성별", v, n, {"accuracy": Estimate(a, a - 2 * se, a + 2 * se, se)}) for v, n, a, se in rows))
+    return Measured(
+        {}, 1443, tuple(MeasuredSlice("성별", v, n, {"accuracy": Estimate(a, a - 2 * se, a + 2 * se, se)}) for v, n, a, se in rows)
+    )
 
 
 @pytest.mark.parametrize(
@@ -123,8 +153,15 @@ def slices(*rows):
         pytest.param([("여", 700, 0.80, 0.015), ("남", 740, 0.81, 0.015)], {}, "pass", id="close together for sure"),
         pytest.param([("여", 700, 0.60, 0.015), ("남", 740, 0.81, 0.015)], {}, "fail", id="further apart than the gap for sure"),
         pytest.param([("여", 60, 0.74, 0.06), ("남", 70, 0.81, 0.05)], {}, "inconclusive", id="the interval of the gap holds max_gap"),
-        pytest.param([("여", 700, 0.80, 0.01), ("남", 740, 0.81, 0.01), ("?", 3, 0.0, 0.2)], {}, "inconclusive", id="three rows cannot be judged"),
-        pytest.param([("여", 700, 0.80, 0.01), ("남", 740, 0.81, 0.01), ("?", 3, 0.0, 0.2)], {"small": "ignore"}, "pass", id="three rows told to stand aside"),
+        pytest.param(
+            [("여", 700, 0.80, 0.01), ("남", 740, 0.81, 0.01), ("?", 3, 0.0, 0.2)], {}, "inconclusive", id="three rows cannot be judged"
+        ),
+        pytest.param(
+            [("여", 700, 0.80, 0.01), ("남", 740, 0.81, 0.01), ("?", 3, 0.0, 0.2)],
+            {"small": "ignore"},
+            "pass",
+            id="three rows told to stand aside",
+        ),
         pytest.param([("여", 700, 0.80, 0.01)], {}, "inconclusive", id="one value has nothing to differ from"),
         pytest.param([], {}, "inconclusive", id="the column was not measured"),
     ],

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.preprocessing import OneHotEncoder
+from threadpoolctl import threadpool_limits
 
 from mulle.release.gate import decide_gates
 from mulle.release.gate_types import ChampionGate, Measured
@@ -12,8 +13,15 @@ from mulle.stats.measure import Problem, measure_once, measure_resamples
 from mulle.stats.paired import difference_of
 from mulle.stats.resampling import bootstrap_weights
 
-N_TRIALS = 24
+N_TRIALS = 20
 PROBLEM = Problem("binary")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Fit on one thread: many small fits lose more to waiting threads than they win."""
+    with threadpool_limits(1):
+        yield
 
 
 @pytest.fixture(scope="module")

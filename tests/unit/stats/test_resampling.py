@@ -45,7 +45,9 @@ def test_bca_interval_equals_scipys_on_the_same_resamples():
     assert found[0] > percentile_interval(samples)[0]
 
 
-@pytest.mark.parametrize("groups", [pytest.param(None, id="rows alone"), pytest.param(np.arange(100) // 3, id="rows of one customer stay together")])
+@pytest.mark.parametrize(
+    "groups", [pytest.param(None, id="rows alone"), pytest.param(np.arange(100) // 3, id="rows of one customer stay together")]
+)
 def test_folds_test_every_row_once_and_spread_the_classes(groups):
     """Folds part the rows, keep groups whole and hold each class in proportion."""
     strata = np.r_[np.zeros(60, dtype=np.int64), np.ones(40, dtype=np.int64)]

@@ -82,7 +82,7 @@ def test_unusable_tables_are_refused(table, kinds, code):
         pytest.param(make_pipeline(SimpleImputer(), LogisticRegression()), False, id="an imputer ends the question"),
         pytest.param(make_pipeline(StandardScaler(), HistGradientBoostingClassifier()), False, id="a scaler before one that can"),
         pytest.param(make_pipeline(make_column_transformer((SimpleImputer(), [0])), LogisticRegression()), False, id="an imputer inside a transformer"),
-        pytest.param(CalibratedClassifierCV(HistGradientBoostingClassifier()), False, id="a wrapper around one that can"),
+        pytest.param(CalibratedClassifierCV(HistGradientBoostingClassifier()), True, id="a wrapper that does not say so"),
         pytest.param(object(), True, id="something that says nothing"),
     ],
 )

@@ -8,9 +8,9 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from mulle import __version__
 from mulle.apps.cli.output import report_error
 from mulle.core.errors import MulleError
+from mulle.core.version import VERSION
 
 # Command -> (module, one line of help). The module has a `typer.Typer` called `app`.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -66,7 +66,7 @@ def _line_only(text: str) -> typer.Typer:
 
 def _show_version(value: bool) -> None:
     if value:
-        typer.echo(f"mulle {__version__}")
+        typer.echo(f"mulle {VERSION}")
         raise typer.Exit
 
 

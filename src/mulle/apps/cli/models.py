@@ -283,21 +283,24 @@ def _desk(project: Path, environment: str) -> Generator[_Desk]:
 
 
 def _finish(desk: _Desk, move: "Move", *, as_json: bool) -> None:
-    """Carry the move out and say what happened."""
+    """Carry the move out and say what happened: servers first, then the tracking server, which takes seconds."""
     from mulle.loop.wiring import open_outbox
 
-    report = open_outbox(desk.settings, desk.store).drain()
-    if as_json:
-        print_json({**move.to_dict(), **report.to_dict()})
-        return
+    outbox = open_outbox(desk.settings, desk.store)
+    first = outbox.drain(project=False)
     where = f"{move.deployment.name} ({move.deployment.environment})"
-    if not move.changed:
+    if not as_json and not move.changed:
         say(f"version {move.after} is the champion of {where} already; nothing was changed")
-    else:
+    elif not as_json:
         before = "none" if move.before is None else f"version {move.before}"
         say(f"{where}: champion was {before}, is version {move.after} (generation {move.deployment.generation})")
-        say("running servers pick it up within a second; undo with: mulle models rollback")
-    for line in (*report.drifts, *report.warnings):
+        undo = "" if move.before is None else f"; undo with: mulle models promote {move.before}"
+        say(f"running servers pick it up within a second{undo}")
+    report = outbox.drain()
+    report.specs[:0] = first.specs
+    if as_json:
+        print_json({**move.to_dict(), **report.to_dict()})
+    for line in () if as_json else (*report.drifts, *report.warnings):
         note(f"warning: {line}")
 
 

@@ -6,7 +6,6 @@ import selectors
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -23,6 +22,9 @@ _KINDS: dict[str, type[MulleError]] = {
     for kind in (errors.SpecError, errors.UserCodeError, errors.CheckError, errors.ConflictError, errors.UnavailableError)
 }
 _LOG_TAIL_BYTES = 2000
+_LOG_READ_BYTES = 64 << 10
+TRACEBACK_MARK = "--- traceback ---"
+"""Written by `worker.py` before a traceback; not imported from there, which would load the child's imports here."""
 _SAMPLE_S = 0.5
 
 OnReport = Callable[[str, float | None, float | None, int], None]
@@ -99,7 +101,6 @@ class LocalEngine:
             MulleError: what the stage raised; or it was killed, or ended without an answer.
             KeyboardInterrupt: passed on, after the stage and everything it started were killed.
         """
-        started = time.monotonic()
         seen = _Seen()
         try:
             server = self._start()
@@ -109,7 +110,7 @@ class LocalEngine:
             self._running = seen.pid
             self.close()
             raise
-        seconds = time.monotonic() - started
+        seconds = float((seen.exit or {}).get("seconds") or 0.0)
         peak = int((seen.exit or {}).get("peak_memory_bytes") or 0)
         if seen.error is not None:
             raise rebuild_error(seen.error)
@@ -229,15 +230,16 @@ def resident_bytes(pid: int) -> int:
 
 
 def log_tail(path: Path) -> str:
-    """Return the end of a stage's log, at most 2,000 bytes, starting at a line."""
+    """Return the end of what a stage printed, at most 2,000 bytes, starting at a line; its traceback stays in the log."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _LOG_TAIL_BYTES))
-            text = file.read().decode("utf-8", "replace")
+            file.seek(max(0, size - _LOG_READ_BYTES))
+            data = file.read().split(TRACEBACK_MARK.encode("ascii"), 1)[0]
     except OSError:
         return ""
-    return text if size <= _LOG_TAIL_BYTES else text.partition("\n")[2]
+    text = data[-_LOG_TAIL_BYTES:].decode("utf-8", "replace")
+    return text if len(data) <= _LOG_TAIL_BYTES else text.partition("\n")[2]
 
 
 def _ended_badly(job: Job, status: int | None, peak: int) -> UnavailableError:

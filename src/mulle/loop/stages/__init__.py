@@ -47,10 +47,10 @@ _ONNX = ("onnx", "onnxruntime", "skl2onnx")
 
 STAGES: tuple[Stage, ...] = (
     Stage("snapshot", 1, "mulle.loop.stages.snapshot:run", roots=("source",), settings=_dataset, distributions=_TABLES, source=True),
+    Stage("check", 1, "mulle.loop.stages.check:run", roots=("expectations",), inputs=("snapshot",), distributions=(*_TABLES, "pandera")),
     Stage(
-        "check", 1, "mulle.loop.stages.check:run", roots=("expectations",), inputs=("snapshot",), distributions=(*_TABLES, "pandera")
+        "split", 1, "mulle.loop.stages.split:run", roots=("project",), inputs=("snapshot", "check"), settings=_split, distributions=_TABLES
     ),
-    Stage("split", 1, "mulle.loop.stages.split:run", roots=("project",), inputs=("snapshot", "check"), settings=_split, distributions=_TABLES),
     Stage(
         "train",
         1,
@@ -70,9 +70,7 @@ STAGES: tuple[Stage, ...] = (
         situation=champion_of,
         distributions=("numpy", "onnxruntime"),
     ),
-    Stage(
-        "gate", 1, "mulle.loop.stages.gate:run", inputs=("snapshot", "train", "evaluate"), settings=_gates, options=("override",)
-    ),
+    Stage("gate", 1, "mulle.loop.stages.gate:run", inputs=("snapshot", "train", "evaluate"), settings=_gates, options=("override",)),
     Stage("seal", 1, "mulle.loop.stages.seal:run", inputs=("snapshot", "split", "train", "export", "evaluate", "gate")),
     Stage(
         "register",

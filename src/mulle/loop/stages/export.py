@@ -160,7 +160,11 @@ def _int8(context: StageContext, graph: bytes, draft: "Manifest", arrays: Any, y
     worst = max((gap.gap for gap in parity.metrics), default=0.0)
     if not parity.ok:
         path.unlink()
-        return {"name": variant.name, "reason": f"refused: a metric moves by {worst:.4f}, more than {limits.max_metric_gap:g}", "size_bytes": variant.size_bytes}
+        return {
+            "name": variant.name,
+            "reason": f"refused: a metric moves by {worst:.4f}, more than {limits.max_metric_gap:g}",
+            "size_bytes": variant.size_bytes,
+        }
     return {
         "name": variant.name,
         "reason": f"{variant.reason}; metrics move by at most {worst:.4f}",

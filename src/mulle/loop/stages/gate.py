@@ -52,7 +52,9 @@ def run(context: StageContext) -> StageResult:
     context.report(verdict.summary)
     if verdict.outcome != "pass" and not override:
         raise _refusal(verdict, str(report))
-    return StageResult(outputs={"verdict": digest_value(document)}, facts={"verdict": verdict.outcome, "summary": verdict.summary, "report": str(report)})
+    return StageResult(
+        outputs={"verdict": digest_value(document)}, facts={"verdict": verdict.outcome, "summary": verdict.summary, "report": str(report)}
+    )
 
 
 def _refusal(verdict: "Verdict", report: str) -> CheckError:

@@ -42,7 +42,13 @@ def run(context: StageContext) -> StageResult:
     held = load_side(context.inputs["snapshot"], context.inputs["split"], paths.datasets, HOLDOUT_SIDE)
     scores = score_with(exported, draft, to_arrays(held, columns))
     baseline = build_baseline(
-        to_arrays(rows, columns), columns, scores, task=draft.task, classes=draft.classes, positive=draft.positive, threshold=draft.threshold
+        to_arrays(rows, columns),
+        columns,
+        scores,
+        task=draft.task,
+        classes=draft.classes,
+        positive=draft.positive,
+        threshold=draft.threshold,
     )
     content = BundleContent(
         model_name=draft.model,
@@ -63,7 +69,9 @@ def run(context: StageContext) -> StageResult:
         "run_id": context.run_id,
         "dataset": version.to_dict(),
         "environment": environment.to_dict(),
-        "training": {key: record[key] for key in ("model", "estimator", "params", "seed", "features", "n_train", "n_holdout", "mlflow_run_id")},
+        "training": {
+            key: record[key] for key in ("model", "estimator", "params", "seed", "features", "n_train", "n_holdout", "mlflow_run_id")
+        },
     }
     attestations = {
         "run.json": _json(run_record),

@@ -86,7 +86,7 @@ def run(context: StageContext) -> StageResult:
         "classes": list(made.fitted.classes),
         "positive": positive_class(project, made.fitted.classes),
         "features": {name: repr(expr) for name, expr in recipe.features.items()},
-        "raw_columns": sorted(set[str]().union(*(expr.columns() for expr in recipe.features.values()))),
+        "raw_columns": sorted({name for expr in recipe.features.values() for name in expr.columns()}),
         "preprocess": made.preprocess.to_dict(),
         "curves": made.fitted.curves,
         "folds": folds,
@@ -96,7 +96,7 @@ def run(context: StageContext) -> StageResult:
         "task": project.task,
         "target": project.target,
         "entity": project.entity,
-        "distributions": _distributions(type(made.fitted.estimator)),
+        "distributions": _distributions(made.fitted.estimator),
     }
     write_json(context.output / RECORD, record)
     outputs["record"] = _identity(record)
@@ -118,8 +118,8 @@ def make(recipe: Recipe, rows: "pl.DataFrame") -> Made:
     from mulle.core.expr import check_features
     from mulle.data.arrays import to_arrays
     from mulle.data.expr_polars import compute_features
-    from mulle.train.fit import fit_estimator
     from mulle.train.boundary import build_estimator
+    from mulle.train.fit import fit_estimator
     from mulle.train.preprocess import fit_preprocess, needs_fill
 
     task = recipe.project.task
@@ -257,7 +257,7 @@ def _track(context: StageContext, recipe: Recipe, record: Mapping[str, Any]) -> 
     return track_training(context, recipe.params, record)
 
 
-def _distributions(estimator: type) -> dict[str, str]:
+def _distributions(estimator: Any) -> dict[str, str]:
     from mulle.train.environment import used_distributions
 
     return used_distributions(
