@@ -16,6 +16,8 @@ settings.load_profile("mulle")
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["DO_NOT_TRACK"] = "true"
 os.environ.setdefault("NO_COLOR", "1")
+# Read when OpenMP is loaded: spinning threads on shared cores make every fit many times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @pytest.fixture(autouse=True)

@@ -238,8 +238,8 @@ def test_postgres_is_read_with_its_types(postgres, monkeypatch):
 
     monkeypatch.setenv("DB_PASSWORD", "hunter22")
     query = (
-        "SELECT g AS 번호, '고객-' || g AS 이름, g * 1.5::float8 AS 금액, g::numeric / 4 AS 비율, g % 2 = 0 AS 예, DATE '2020-01-01' + g AS 날, "
-        "TIMESTAMPTZ '2020-01-01 09:00+09' AS 때 FROM generate_series(1, 2) AS g ORDER BY g"
+        "SELECT g AS 번호, '고객-' || g AS 이름, g * 1.5::float8 AS 금액, g::numeric / 4 AS 비율, g % 2 = 0 AS 예, "
+        "DATE '2020-01-01' + g AS 날, TIMESTAMPTZ '2020-01-01 09:00+09' AS 때 FROM generate_series(1, 2) AS g ORDER BY g"
     )
     uri = f"postgresql+psycopg://app:${{env://DB_PASSWORD}}@127.0.0.1:{postgres}/postgres"
     with traced_reads() as reads:

@@ -327,7 +327,7 @@ def test_a_trace_goes_all_the_way_back(given, capsys):
     assert trace.link("model version").facts["aliases_now"] == ["champion"]
     assert trace.link("run").facts["parameters"] == {"seed": 3}
     assert trace.link("data version").facts["rows"] == 2
-    assert trace.link("feedback").facts["answers"]["label"]["value"] == "Yes"
+    assert trace.link("feedback").facts["label"] == "Yes"
     assert main(["trace", ids[2], "--json", "--project", str(given.folder)]) == 0
     assert json.loads(capsys.readouterr().out)["complete"] is True
     assert given.check().performance.evaluation == {"accuracy": 0.75, "roc_auc": 0.8}

@@ -5,12 +5,14 @@ import io
 import json
 import os
 import stat
+import subprocess
+import sys
 import threading
 import time
-from datetime import datetime
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
-from support.wheel import BODIES, STAGES, Wheel
 
 from mulle.core.errors import CheckError, ConflictError, MulleError, SpecError, UnavailableError, UserCodeError
 from mulle.loop.plan import RunOptions
@@ -20,6 +22,7 @@ from mulle.loop.run import Runner
 from mulle.loop.settings import load_settings
 from mulle.loop.stage import Stage
 from mulle.loop.wiring import SystemClock
+from support.wheel import BODIES, STAGES, Wheel
 
 ALL = ["snapshot", "split", "train", "register"]
 
@@ -256,7 +259,7 @@ def test_two_runs_at_once_are_told_apart(wheel):
     wheel.fault("split", "wait")
     first = threading.Thread(target=_run_and_ignore, args=(wheel,))
     first.start()
-    _until(lambda: (wheel.folder / "waiting").exists())
+    _until((wheel.folder / "waiting").exists)
     with pytest.raises(ConflictError) as caught:
         wheel.run()
     assert ("run-locked", True) == (caught.value.code, f"process {os.getpid()}" in caught.value.what)
@@ -327,7 +330,7 @@ def test_a_file_in_the_way_of_the_state_folder(wheel):
 def test_plain_progress_is_one_line_per_event(wheel):
     """In CI every line has a time, and long stages speak at most every two seconds."""
     out = io.StringIO()
-    wheel.runner(PlainProgress(out, now=lambda: datetime(2026, 11, 20, 1, 2, 3))).run()
+    wheel.runner(PlainProgress(out, now=lambda: datetime(2026, 11, 20, 1, 2, 3, tzinfo=UTC))).run()
     lines = out.getvalue().splitlines()
 
     assert all(line.startswith("01:02:03 ") for line in lines)
@@ -342,3 +345,22 @@ def test_an_empty_stage_costs_little(wheel):
     seconds = [entry.seconds for entry in runner.run(RunOptions()).document.stages]
 
     assert sorted(seconds[1:])[len(seconds) // 2] < 0.05
+
+
+def test_planning_loads_no_heavy_library(wheel):
+    """The second `mulle run` answers within a second: tables, trainers and trackers stay out of the parent process."""
+    wheel.run()
+    heavy = {"polars", "pandas", "pyarrow", "sklearn", "mlflow", "onnx", "onnxruntime", "sqlalchemy", "scipy", "pandera"}
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path\n"
+        "import mulle.apps.cli.main, mulle.apps.cli.run, mulle.loop.stages\n"
+        "from support.wheel import Wheel\n"
+        "report = Wheel.again(Path(sys.argv[2])).run()\n"
+        "assert {'cached'} == {entry.status for entry in report.document.stages}\n"
+        "print(' '.join(sys.modules))"
+    )
+    tests = str(Path(__file__).parents[1])
+    done = subprocess.run([sys.executable, "-c", script, tests, str(wheel.folder)], capture_output=True, text=True, check=True)
+
+    assert set() == heavy & set(done.stdout.split())

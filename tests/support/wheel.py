@@ -52,6 +52,13 @@ class Wheel:
         self.write("helpers.py", HELPERS)
         self.write("data.txt", "하나 둘 셋")
 
+    @classmethod
+    def again(cls, folder: Path) -> "Wheel":
+        """Return the wheel in a folder as it is, nothing written."""
+        wheel = cls.__new__(cls)
+        wheel.folder, wheel.stages = folder, STAGES
+        return wheel
+
     def write(self, name: str, text: str) -> None:
         (self.folder / name).write_text(text, encoding="utf-8")
 

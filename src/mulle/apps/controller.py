@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         while True:
             warning = ""
             try:
-                report = outbox.drain(reconcile=beat % RECONCILE_EVERY == 0)
+                report = outbox.drain(reconcile=beat % RECONCILE_EVERY == RECONCILE_EVERY - 1)
                 warning = "; ".join(report.warnings)
                 for line in [*(f"spec of {name} written" for name in report.specs), *report.projected, *report.drifts]:
                     sys.stdout.write(line + "\n")

@@ -171,7 +171,11 @@ def adopt_estimator(
         given: Any = table if known is not None or _selects_by_name(estimator) else table.to_numpy()
         own = estimator.predict_proba(given) if classifies else np.reshape(estimator.predict(given), (-1, 1))
     parity = check_parity(own, scores, labels, task=task, classes=classes, positive=positive, max_disagreeing_share=max_disagreeing_share)
-    require_parity(parity)
+    require_parity(
+        parity,
+        fix="its trees split numbers its scaler computed in double precision: fit it under @project.model, where it learns from the "
+        "graph's own numbers; or leave the scaler out; or allow more: max_disagreeing_share=…",
+    )
     source = {"kind": "estimator", "class": f"{type(estimator).__module__}.{type(estimator).__qualname__}"}
     return _adopted(
         graph,

@@ -156,6 +156,8 @@ def single_output(model: Any, source: str, task: Task) -> bytes:
     graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 1 if task == "regression" else None]))
     prune(model)
     _one_version(model)
+    # skl2onnx names the graph by chance; a digest must not depend on it.
+    graph.name = "model"
     model.producer_name = "mulle"
     model.producer_version = ""
     model.doc_string = ""
@@ -193,14 +195,11 @@ def _prepared(estimator: Any) -> Any:
 
 
 def _parts(estimator: Any) -> list[Any]:
-    found: list[Any] = [estimator]
-    for step in [step for _, step in getattr(estimator, "steps", None) or []]:
-        if hasattr(step, "get_params"):
-            found += _parts(step)
-    for child in getattr(estimator, "estimators_", None) or [] if not hasattr(estimator, "tree_") else []:
-        if hasattr(child, "get_params") and hasattr(child, "estimators"):
-            found += _parts(child)
-    return found
+    """Return the estimator and the fitted ones inside it: steps of pipelines, members of votes and stacks."""
+    children = [step for _, step in getattr(estimator, "steps", None) or []]
+    members = getattr(estimator, "estimators_", None)
+    children += members if isinstance(members, list) else []
+    return [estimator, *(part for child in children if hasattr(child, "get_params") for part in _parts(child))]
 
 
 def _needs_exponential(estimator: Any) -> bool:

@@ -26,7 +26,7 @@ MAX_SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class MetricGap:
-    """One metric of both, and how far they are apart: absolute, for regression relative to the scale of the target."""
+    """One metric of both, and how far they are apart; errors in the target's unit are divided by its standard deviation."""
 
     name: str
     python: float
@@ -80,8 +80,12 @@ class Parity:
 
     @property
     def ok(self) -> bool:
-        """Whether every metric and the share of rows are within their limits."""
-        return all(metric.ok for metric in self.metrics) and self.disagreeing_share <= self.max_disagreeing_share
+        """Whether all scores are finite, and every metric and the share of rows within their limits."""
+        return (
+            bool(np.isfinite(self.max_difference))
+            and all(metric.ok for metric in self.metrics)
+            and self.disagreeing_share <= self.max_disagreeing_share
+        )
 
     @property
     def reason(self) -> str:
@@ -167,6 +171,7 @@ def check_parity(
             raise SpecError("parity-shape", f"there are {len(labels):,} targets for {len(python):,} rows", fix="give one target per row")
         known = np.array([value is not None and value == value for value in labels.tolist()])  # noqa: PLR0124  (NaN is not itself)
         here, there = python[known], graph[known]
+        spread = (float(np.std(labels[known].astype(np.float64))) if task == "regression" and known.any() else 0.0) or 1.0
         measures = (
             _regression(labels[known]) if task == "regression" else _classification(labels[known], classes, positive, python.shape[1])
         )
@@ -176,7 +181,7 @@ def check_parity(
             except metrics.MetricUndefinedError as error:
                 skipped[name] = error.what
                 continue
-            gap = abs(a - b) / max(1.0, abs(a)) if task == "regression" else abs(a - b)
+            gap = abs(a - b) / (spread if name in {"rmse", "mae"} else 1.0)
             gaps.append(MetricGap(name, a, b, gap, gap <= max_metric_gap))
     return Parity(
         metrics=tuple(gaps),
@@ -192,7 +197,11 @@ def check_parity(
     )
 
 
-def require_parity(parity: Parity) -> None:
+def require_parity(
+    parity: Parity,
+    *,
+    fix: str = "use another estimator or simpler transformers; or allow more rows: [export] max_disagreeing_share in mulle.toml",
+) -> None:
     """Return if the graph says what the Python model says.
 
     Raises:
@@ -207,7 +216,7 @@ def require_parity(parity: Parity) -> None:
     raise CheckError(
         "export-parity",
         f"the exported graph does not say what the Python model says: {parity.reason}",
-        fix="use another estimator or simpler transformers; or allow more rows: [export] max_disagreeing_share in mulle.toml",
+        fix=fix,
         facts=facts,
     )
 

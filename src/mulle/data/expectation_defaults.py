@@ -8,15 +8,10 @@ import polars as pl
 from mulle.core.expect import AllowMissing, LabelShare, NoDuplicateRows, Rule
 from mulle.core.project import Task
 from mulle.core.schema import ColumnType, Schema
-from mulle.data.expectations import (
-    DEFAULT_MAX_MISSING,
-    DEFAULT_MIN_LABEL_SHARE,
-    MAX_EXAMPLES,
-    Failure,
-    make_failure,
-    shorten,
-)
+from mulle.data.check_report import MAX_EXAMPLES, Failure, make_failure, shorten
 
+DEFAULT_MAX_MISSING = 0.5
+DEFAULT_MIN_LABEL_SHARE = 0.01
 _BINARY = 2
 _SHOWN_CLASSES = 20
 _MANY_CLASSES = 0.5

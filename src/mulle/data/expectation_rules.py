@@ -17,7 +17,7 @@ import polars as pl
 from mulle.core.errors import SpecError
 from mulle.core.expect import Between, HasType, IsIn, Matches, NotNull, PanderaModel, Present, Rule, Unique
 from mulle.core.schema import ColumnType, Schema
-from mulle.data.expectations import MAX_EXAMPLES, Failure, make_failure, shorten, wrong_type
+from mulle.data.check_report import MAX_EXAMPLES, Failure, make_failure, shorten, wrong_type
 
 
 def check_column_rules(frame: pl.DataFrame, schema: Schema, rules: Sequence[Rule]) -> list[Failure]:

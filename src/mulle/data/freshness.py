@@ -9,7 +9,6 @@ or ETag, `sql` the answer of the user's own freshness query.
 """
 
 import hashlib
-import json
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,12 +17,22 @@ from pathlib import Path
 from typing import Literal, cast
 
 from mulle.core.errors import MulleError, SpecError
+from mulle.data.place import current_folder, project_folder
+
+__all__ = [
+    "Freshness",
+    "Reads",
+    "current_token",
+    "file_freshness",
+    "file_token",
+    "project_folder",
+    "record_read",
+    "traced_reads",
+]
 
 SourceKind = Literal["file", "s3", "sql"]
 KINDS: tuple[SourceKind, ...] = ("file", "s3", "sql")
 _CHUNK_BYTES = 1 << 20
-
-_folder: ContextVar[Path | None] = ContextVar("mulle_project_folder", default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,21 +86,6 @@ class Reads(list[Freshness]):
 
 
 _reads: ContextVar[Reads | None] = ContextVar("mulle_reads", default=None)
-
-
-def current_folder() -> Path:
-    """Return the folder relative paths start from: the project's while it runs, else the current one."""
-    return _folder.get() or Path.cwd()
-
-
-@contextmanager
-def project_folder(folder: Path) -> Generator[Path]:
-    """Resolve relative paths against `folder` inside the block."""
-    token = _folder.set(folder.resolve())
-    try:
-        yield folder
-    finally:
-        _folder.reset(token)
 
 
 @contextmanager
@@ -153,11 +147,6 @@ def current_token(freshness: Freshness) -> str | None:
         return freshness_token(freshness.location, freshness.options)
     except (MulleError, OSError):
         return None
-
-
-def answer_token(answer: object) -> str:
-    """Return the token of a freshness query's rows: SHA-256 over their JSON."""
-    return hashlib.sha256(json.dumps(answer, default=str, ensure_ascii=False).encode("utf-8")).hexdigest()
 
 
 def _current_file_token(path: Path, token: str) -> str | None:

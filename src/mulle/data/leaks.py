@@ -13,8 +13,8 @@ import polars as pl
 from mulle.core.errors import CheckError, SpecError
 from mulle.core.project import Task
 from mulle.core.schema import ColumnType
+from mulle.data.check_report import MAX_EXAMPLES, shorten
 from mulle.data.dataset import column_type, normalise
-from mulle.data.expectations import MAX_EXAMPLES, shorten
 from mulle.data.split import HOLDOUT, TRAIN
 
 SUSPICIOUS = 0.999

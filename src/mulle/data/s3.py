@@ -2,11 +2,12 @@
 """One S3 object: its bytes with a token, or the token alone by a HEAD. boto3 is imported when it is needed."""
 
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 from urllib.parse import urlsplit
 
 from mulle.core.errors import SpecError, UnavailableError
-from mulle.data.freshness import current_folder
+from mulle.data.place import current_folder
 from mulle.data.secrets import expand_secrets, is_reference, scrub
 
 _TIMEOUT_S = 10
@@ -37,15 +38,16 @@ def get_object(uri: str, options: Mapping[str, str], *, max_bytes: int) -> tuple
     client, secrets = _client(options)
     try:
         answer = client.get_object(Bucket=bucket, Key=key)
-        size = int(answer["ContentLength"])
-        if size > max_bytes:
-            raise SpecError(
-                "source-too-large",
-                f"{uri!r} has {size:,} bytes; the limit is {max_bytes:,}",
-                fix="read a part of it in the source, or raise max_bytes",
-                where=uri,
-            )
-        return answer["Body"].read(), _token(answer)
+        with closing(answer["Body"]) as body:
+            size = int(answer["ContentLength"])
+            if size > max_bytes:
+                raise SpecError(
+                    "source-too-large",
+                    f"{uri!r} has {size:,} bytes; the limit is {max_bytes:,}",
+                    fix="read a part of it in the source, or raise max_bytes",
+                    where=uri,
+                )
+            return body.read(), _token(answer)
     except _failures() as error:
         raise _translate(error, uri, options, secrets) from None
     finally:

@@ -14,10 +14,11 @@ import polars as pl
 
 from mulle.core.errors import SpecError
 from mulle.data.csv_text import ColumnKind, CsvOptions, as_options, parse_csv, require_table_bytes
-from mulle.data.freshness import Freshness, answer_token, current_folder, file_freshness, project_folder, record_read, traced_reads
+from mulle.data.freshness import Freshness, file_freshness, record_read, traced_reads
+from mulle.data.place import current_folder, project_folder
 from mulle.data.s3 import get_object, require_references
 from mulle.data.secrets import require_no_password
-from mulle.data.sql import fetch_table
+from mulle.data.sql import answer_token, fetch_table
 
 __all__ = ["project_folder", "read_csv", "read_parquet", "read_s3", "read_sql", "traced_reads"]
 

@@ -4,6 +4,8 @@
 The URI may hold references to secrets; what goes into errors is the URI as it was written.
 """
 
+import hashlib
+import json
 import re
 import socket
 import sqlite3
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from mulle.core.errors import SpecError, UnavailableError
-from mulle.data.freshness import answer_token, current_folder
+from mulle.data.place import current_folder
 from mulle.data.secrets import expand_secrets, scrub
 
 if TYPE_CHECKING:
@@ -22,18 +24,9 @@ if TYPE_CHECKING:
 
 _READS = re.compile(r"\s*(?:--[^\n]*\n\s*)*(select|with|values|show|table)\b", re.IGNORECASE)
 _DRIVER = re.compile(r"^(\w+)\+\w+://")
-_UNREACHABLE = ("could not connect", "connection refused", "timed out", "timeout", "no route", "name or service", "resolve", "error connecting")
+_UNREACHABLE = ("could not connect", "connection refused", "timed out", "no route", "name or service", "resolve", "error connecting")
 # connectorx answers a refused login with a time-out of its own around the database's sentence
 _REFUSED = ("authentication", "does not exist", "access denied", "permission denied", "unknown database", "login failed")
-    "could not connect",
-    "connection refused",
-    "timed out",
-    "timeout",
-    "no route",
-    "name or service",
-    "resolve",
-    "error connecting",
-)
 _PORTS = {"postgresql": 5432, "postgres": 5432, "mysql": 3306, "mssql": 1433, "oracle": 1521, "redshift": 5439, "clickhouse": 9000}
 _CONNECT_S = 5
 _SQLITE_BUSY = ("locked", "busy")
@@ -66,6 +59,11 @@ def freshness_token(uri: str, options: Mapping[str, str]) -> str | None:
     return None if query is None else answer_token(fetch_table(query, uri).rows())
 
 
+def answer_token(answer: object) -> str:
+    """Return the token of a freshness query's rows: SHA-256 over their JSON."""
+    return hashlib.sha256(json.dumps(answer, default=str, ensure_ascii=False).encode("utf-8")).hexdigest()
+
+
 def fetch_connectorx(query: str, uri: str, *, shown: str, secrets: tuple[str, ...]) -> "pl.DataFrame":
     """Return the rows of `query` through connectorx.
 
@@ -96,9 +94,8 @@ def fetch_connectorx(query: str, uri: str, *, shown: str, secrets: tuple[str, ..
             raise UnavailableError(
                 "source-unavailable", f"the database does not answer: {text}", fix="check that it runs, then retry", where=shown
             ) from None
-        raise SpecError(
-            "sql-refused", f"the database refuses the query: {text}", fix="check user, password and database; then run the query in the database's own client", where=shown
-        ) from None
+        fix = "check user, password and database; then run the query in the database's own client"
+        raise SpecError("sql-refused", f"the database refuses the query: {text}", fix=fix, where=shown) from None
 
 
 def _require_listener(uri: str, shown: str) -> None:

@@ -80,6 +80,9 @@ details{margin-top:10px}summary{cursor:pointer;color:var(--soft);font-size:13.5p
 footer{color:var(--faint);font-size:12.5px;margin:22px 2px 0;overflow-wrap:anywhere}
 @media (max-width:620px){main{padding:20px 12px 40px}section{padding:16px 15px;border-radius:8px}h1{font-size:22px}
 .tile-value{font-size:22px}
-.tiles{grid-template-columns:repeat(2,minmax(0,1fr));gap:14px 16px}.rows .label{max-width:34vw}.pairs{grid-template-columns:1fr}}
+.tiles{grid-template-columns:repeat(2,minmax(0,1fr));gap:14px 16px}
+.rows.forest,.rows.bars{grid-template-columns:minmax(0,34%) minmax(60px,1fr) max-content}
+.rows .label{white-space:normal;overflow-wrap:anywhere;line-height:1.3}.rows .figure small{display:block}
+.pairs{grid-template-columns:1fr}}
 @media print{body{background:#fff}section{break-inside:avoid;border-color:#ddd}nav{display:none}}
 """.strip()

@@ -5,11 +5,12 @@ interrupt is either not yet visible or already whole.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mulle.core.canonical import is_digest
 from mulle.core.clock import Clock
 from mulle.core.errors import MulleError
 from mulle.loop.cache import StageCache, list_files
@@ -168,7 +169,8 @@ class _Run:
             self.cache.discard(draft)
             seconds = time.monotonic() - before
             self.document.stages.append(StageEntry(stage=stage.name, status="failed", why=step.why, key=step.key, seconds=seconds))
-            progress.stage_finished(stage.name, "failed", seconds, 0, getattr(error, "code", type(error).__name__))
+            note = error.code if isinstance(error, MulleError) else "interrupted"
+            progress.stage_finished(stage.name, "failed", seconds, 0, note)
             if isinstance(error, MulleError):
                 _add_log(error, log)
             raise
@@ -210,11 +212,7 @@ class _Run:
                 made_by=record.run_id,
             )
         )
-        note = (
-            step.why
-            if cached
-            else ", ".join(f"{name} {value}" for name, value in record.facts.items() if not isinstance(value, (dict, list)))
-        )
+        note = step.why if cached else _facts_line(record.facts)
         self.runner.progress.stage_finished(step.stage.name, status, record.seconds, record.peak_memory_bytes, note[:200])
         if not cached:
             self._save()
@@ -269,6 +267,12 @@ def render_summary(report: RunReport) -> list[tuple[str, str, str, str, str]]:
     """Return the rows of the final table: stage, status, seconds, peak memory, what came out or why it was kept."""
     rows: list[tuple[str, str, str, str, str]] = []
     for entry in report.document.stages:
-        facts = ", ".join(f"{name} {value}" for name, value in entry.facts.items() if not isinstance(value, (dict, list)))
-        rows.append((entry.stage, entry.status, f"{entry.seconds:.2f} s", mebibytes(entry.peak_memory_bytes), facts or entry.why))
+        line = _facts_line(entry.facts) or entry.why
+        rows.append((entry.stage, entry.status, f"{entry.seconds:.2f} s", mebibytes(entry.peak_memory_bytes), line))
     return rows
+
+
+def _facts_line(facts: Mapping[str, Any]) -> str:
+    """Return the plain facts on one line, digests cut to what a person compares."""
+    shown = {name: value for name, value in facts.items() if value is not None and not isinstance(value, (dict, list))}
+    return ", ".join(f"{name} {value[:12] if isinstance(value, str) and is_digest(value) else value}" for name, value in shown.items())

@@ -256,11 +256,16 @@ def _feedback(found: Prediction, paths: StatePaths) -> Link:
         return Link("feedback", "missing", {}, f"the feedback log cannot be read: {error.what}")
     if not items:
         return Link("feedback", "none", {}, "none has arrived")
-    return Link("feedback", "found", {"answers": _last_per_kind(items), "n_received": len(items)})
+    return Link("feedback", "found", {**_last_per_kind(items), "n_received": len(items)})
 
 
 def _last_per_kind(items: Iterable[FeedbackItem]) -> dict[str, Any]:
-    return {item.kind: {"value": item.value, "received": iso_time(item.time_ns)} for item in items}
+    last = {item.kind: item for item in items}
+    facts: dict[str, Any] = {}
+    for kind, item in last.items():
+        facts[kind] = item.value
+        facts[f"{kind}_received"] = iso_time(item.time_ns)
+    return facts
 
 
 def iso_time(time_ns: int) -> str:

@@ -23,7 +23,6 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import mulle.core.canonical  # noqa: F401 - every stage hashes: loaded once here, shared by all children
 from mulle.core.errors import MulleError, SpecError, UnavailableError, UserCodeError
 from mulle.core.user_code import user_line
 from mulle.loop.paths import folder_unwritable
@@ -50,6 +49,7 @@ def main(arguments: list[str]) -> int:
     if first is None:
         return 0
     settings = Settings.model_validate(json.loads(first))
+    import_module("mulle.core.canonical")  # every stage hashes: loaded once here, shared by all children
     gc.freeze()  # what is there now is shared with every child: a collection there must not copy its pages
     while (line := requests.read()) is not None:
         request = json.loads(line)

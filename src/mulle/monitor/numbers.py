@@ -6,7 +6,7 @@ from mulle.core.schema import ColumnType
 from mulle.formats.baseline import NumberProfile
 from mulle.monitor.categories import compare_counts, picture_shares
 from mulle.monitor.result import ColumnReport, Comparison, DriftSettings, TestResult
-from mulle.monitor.wording import say_number, say_share, say_time
+from mulle.monitor.wording import say_exact, say_number, say_share, say_time
 from mulle.stats.two_sample import (
     beyond_p_value,
     bin_counts,
@@ -114,9 +114,9 @@ def _range(profile: NumberProfile, present: FloatArray) -> tuple[TestResult, lis
     p_value = min(1.0, 2 * min(beyond_p_value(n_low, profile.n, m), beyond_p_value(n_high, profile.n, m)))
     odd: list[str] = []
     if n_low:
-        odd.append(f"{n_low:,} of {m:,} values below {say_number(smallest)} (smallest {say_number(float(present[0]))})")
+        odd.append(f"{n_low:,} of {m:,} values below {say_exact(smallest)} (smallest {say_exact(float(present[0]))})")
     if n_high:
-        odd.append(f"{n_high:,} of {m:,} values above {say_number(largest)} (largest {say_number(float(present[-1]))})")
+        odd.append(f"{n_high:,} of {m:,} values above {say_exact(largest)} (largest {say_exact(float(present[-1]))})")
     share = (n_low + n_high) / m
     sentence = f"{profile.name}: {' and '.join(odd) or 'every value within the range of the reference'}"
     return TestResult("range", "order", share, p_value, share, sentence), odd

@@ -21,6 +21,11 @@ def say_number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= _THOUSAND else f"{value:.3g}"
 
 
+def say_exact(value: float) -> str:
+    """Return a number in six significant digits, so that a value just beyond a bound reads beyond it: `118.75`, `∞`."""
+    return say_number(value) if math.isnan(value) or math.isinf(value) else f"{value:,.6g}"
+
+
 def say_share(share: float) -> str:
     """Return a share as per cent: `12 %`, `3.4 %`, `< 0.1 %`, `0 %`."""
     if share == 0:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mulle.core.errors import MulleError, UnavailableError
-from mulle.registry.projection import ALIASES, Drift, version_tags
+from mulle.registry.projection import ALIASES, Drift, edited_tags, version_tags
 from mulle.registry.versions import VersionRecord
 
 _TOLD = "mulle.aliases"
@@ -62,10 +62,14 @@ class MlflowProjection:
             found = self._versions(version.model).get(version.number)
             tags = version_tags(version)
             if found is None:
-                source = self._upload(version, tags)
-                found = self._client.create_model_version(
+                logged = self._logged(version, tags)
+                # A server takes a source only through the model it knows. Without a server MLflow would look that model up
+                # in the process's global tracking store, which is not ours: there the folder itself is named.
+                remote = self._uri.startswith("http")
+                self._client.create_model_version(
                     version.model,
-                    source=source,
+                    source=f"models:/{logged.model_id}" if remote else str(logged.artifact_location),
+                    model_id=logged.model_id if remote else None,
                     run_id=self._known_run(version),
                     tags=tags,
                     description=f"Mulle version {version.number}, bundle {version.bundle_digest[:12]}",
@@ -108,10 +112,8 @@ class MlflowProjection:
                     drifts.append(Drift(f"version {version.number}", "registered", "removed"))
                     continue
                 drifts.extend(
-                    Drift(f"tag {name} of version {version.number}", repr(value), repr(found.tags.get(name))[:80])
-                    for name, value in version_tags(version).items()
-                    # Who overrode a verdict is told in a second step: its absence is not an edit.
-                    if found.tags.get(name) != value and name != "mulle.overridden_by"
+                    Drift(f"tag {name} of version {version.number}", repr(ours), repr(theirs)[:80])
+                    for name, (ours, theirs) in edited_tags(version, found.tags).items()
                 )
             numbers = {int(one.version): number for number, one in known.items()}
             told, following = (_aliases(registered.tags.get(tag)) for tag in (_TOLD, _NEXT))
@@ -162,9 +164,12 @@ class MlflowProjection:
             if token is None:
                 return found
 
-    def _upload(self, version: VersionRecord, tags: Mapping[str, str]) -> str:
-        """Return where the MLflow model of a version lies, after it was built and logged there."""
+    def _logged(self, version: VersionRecord, tags: Mapping[str, str]) -> Any:
+        """Return MLflow's logged model of a version, built and uploaded unless an interrupted attempt got so far."""
         experiment = self._experiment(version)
+        for one in self._client.search_logged_models([experiment], filter_string=f"tags.`mulle.bundle` = '{version.bundle_digest}'"):
+            if str(one.status).upper().endswith("READY") and one.tags.get(_VERSION) == str(version.number):
+                return one
         with tempfile.TemporaryDirectory(prefix="mulle-mlflow-") as folder:
             out = Path(folder) / "model"
             self._build_model(version, out)
@@ -176,8 +181,7 @@ class MlflowProjection:
                 model_type="mulle-bundle",
             )
             self._client.log_model_artifacts(logged.model_id, str(out))
-            self._client.finalize_logged_model(logged.model_id, "READY")
-        return str(logged.artifact_location)
+            return self._client.finalize_logged_model(logged.model_id, "READY")
 
     def _experiment(self, version: VersionRecord) -> str:
         run_id = self._known_run(version)

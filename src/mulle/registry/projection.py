@@ -61,3 +61,13 @@ def version_tags(version: VersionRecord) -> dict[str, str]:
         "mulle.overridden_by": version.overridden_by,
     }
     return {name: value for name, value in tags.items() if value}
+
+
+def edited_tags(version: VersionRecord, found: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Return tag to (ours, found) where they differ; tags that are not ours do not count."""
+    return {
+        name: (value, found.get(name, ""))
+        for name, value in version_tags(version).items()
+        # Who overrode a verdict is told in a second step: its absence is not an edit.
+        if found.get(name) != value and not (name == "mulle.overridden_by" and name not in found)
+    }

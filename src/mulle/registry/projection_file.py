@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mulle.core.errors import UnavailableError
-from mulle.registry.projection import ALIASES, Drift, version_tags
+from mulle.registry.projection import ALIASES, Drift, edited_tags, version_tags
 from mulle.registry.versions import VersionRecord
 
 
@@ -43,8 +43,13 @@ class FileProjection:
         drifts: list[Drift] = []
         for version in published:
             found = entry["versions"].get(str(version.number))
-            if found != version_tags(version):
-                drifts.append(Drift(f"version {version.number}", "as registered", "removed" if found is None else "other tags"))
+            if found is None:
+                drifts.append(Drift(f"version {version.number}", "registered", "removed"))
+                continue
+            drifts.extend(
+                Drift(f"tag {name} of version {version.number}", repr(ours), repr(theirs)[:80])
+                for name, (ours, theirs) in edited_tags(version, found).items()
+            )
         for alias in ALIASES:
             told, now = entry["told"].get(alias), entry["aliases"].get(alias)
             if told != now:

@@ -12,6 +12,7 @@ import math
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -328,7 +329,7 @@ class MlflowTracker:
 
 @contextlib.contextmanager
 def quiet_mlflow() -> Generator[None]:
-    """Turn MLflow's telemetry off for good and its log down for the block."""
+    """Turn MLflow's telemetry off for good; its log and its libraries' warnings down for the block."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
@@ -336,7 +337,10 @@ def quiet_mlflow() -> Generator[None]:
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        yield
+        # MLflow and its libraries warn each other about their own deprecations; nobody here can act on them.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)

@@ -25,32 +25,53 @@ def _fault(context: StageContext) -> str:
 
 def _go_wrong(context: StageContext) -> None:
     fault = _fault(context)
-    if fault == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if fault == "wait":
-        (context.project_dir / "waiting").write_text(str(os.getpid()), encoding="utf-8")
-        time.sleep(60)
-    if fault == "full":
-        (context.output / "half.txt").write_text("half", encoding="utf-8")
-        with Path("/dev/full").open("w", encoding="utf-8") as file:
-            file.write("x")
-    if fault == "read-only":
-        raise OSError(errno.EROFS, "Read-only file system", str(context.output))
-    if fault == "exit":
-        sys.exit(3)
-    if fault == "vanish":
-        os._exit(4)
-    if fault == "raise":
-        print("비밀이 아닌 말")
-        raise KeyError("나이")
-    if fault == "no":
-        raise CheckError("gate-failed", "the gate said no", fix="be better", where="mulle.toml:3", facts={"measured": "0.1"})
-    if fault == "memory":
-        raise MemoryError
-    if fault == "project":
-        context.load_project()
-    if fault == "wrong":
-        raise TypeError("a defect")
+    if fault:
+        FAULTS[fault](context)
+
+
+def _kill(context: StageContext) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _wait(context: StageContext) -> None:
+    (context.project_dir / "waiting").write_text(str(os.getpid()), encoding="utf-8")
+    time.sleep(60)
+
+
+def _full(context: StageContext) -> None:
+    (context.output / "half.txt").write_text("half", encoding="utf-8")
+    with Path("/dev/full").open("w", encoding="utf-8") as file:
+        file.write("x")
+
+
+def _read_only(context: StageContext) -> None:
+    raise OSError(errno.EROFS, "Read-only file system", str(context.output))
+
+
+def _raise(context: StageContext) -> None:
+    sys.stdout.write("비밀이 아닌 말\n")
+    raise KeyError("나이")
+
+
+def _refuse(context: StageContext) -> None:
+    raise CheckError("gate-failed", "the gate said no", fix="be better", where="mulle.toml:3", facts={"measured": "0.1"})
+
+
+def _memory(context: StageContext) -> None:
+    raise MemoryError
+
+
+FAULTS = {
+    "kill": _kill,
+    "wait": _wait,
+    "full": _full,
+    "read-only": _read_only,
+    "exit": lambda _context: sys.exit(3),
+    "vanish": lambda _context: os._exit(4),
+    "raise": _raise,
+    "no": _refuse,
+    "memory": _memory,
+}
 
 
 def snapshot(context: StageContext) -> StageResult:

@@ -4,12 +4,13 @@ import warnings
 
 import numpy as np
 import pytest
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.neural_network import MLPClassifier
+
 from mulle.bundle.convert import estimator_to_onnx
 from mulle.bundle.onnx_file import quiet_session
 from mulle.bundle.quantise import quantise_int8
 from mulle.core.errors import SpecError
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.neural_network import MLPClassifier
 
 
 def _data():

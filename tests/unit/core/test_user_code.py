@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from mulle.core.errors import SpecError, UserCodeError
 from mulle.core.user_code import bounded, user_code
 

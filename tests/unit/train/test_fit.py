@@ -6,18 +6,24 @@ import lightgbm
 import numpy as np
 import pytest
 import xgboost
-from mulle.bundle.convert import estimator_to_onnx, export_transform
-from mulle.bundle.onnx_file import quiet_session
-from mulle.core.errors import SpecError, UserCodeError
-from mulle.core.project import ModelRecipe
-from mulle.train.fit import build_estimator, fit_estimator, predict_scores
 from sklearn.compose import make_column_transformer
-from sklearn.ensemble import GradientBoostingClassifier, HistGradientBoostingClassifier, HistGradientBoostingRegressor, RandomForestClassifier
+from sklearn.ensemble import (
+    GradientBoostingClassifier,
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+)
 from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
+
+from mulle.bundle.convert import estimator_to_onnx, export_transform
+from mulle.bundle.onnx_file import quiet_session
+from mulle.core.errors import SpecError, UserCodeError
+from mulle.core.project import ModelRecipe
+from mulle.train.fit import build_estimator, fit_estimator, predict_scores
 
 NAMES = ("요금", "기간", "나이")
 
@@ -41,7 +47,10 @@ def test_a_scaled_forest_agrees_with_its_graph_in_every_row():
     plain = fit_estimator(recipe, x, y, names=NAMES, seed=1)
     exported = fit_estimator(recipe, x, y, names=NAMES, seed=1, export=export_transform)
     held = _data(3000, seed=1)[0]
-    differing = [int((np.abs(predict_scores(f, held, "binary") - _graph_scores(f, held, "binary")).max(axis=1) > 1e-4).sum()) for f in (plain, exported)]
+    differing = [
+        int((np.abs(predict_scores(f, held, "binary") - _graph_scores(f, held, "binary")).max(axis=1) > 1e-4).sum())
+        for f in (plain, exported)
+    ]
 
     assert (differing[0] > 0, differing[1]) == (True, 0)
 
@@ -59,7 +68,9 @@ def test_a_scaled_forest_agrees_with_its_graph_in_every_row():
 def test_the_same_seed_gives_the_same_bits(estimator):
     """Two fits under one seed answer bit for bit alike."""
     x, y = _data()
-    first, second = (predict_scores(fit_estimator(estimator, x, y, names=NAMES, seed=7, export=export_transform), x, "binary") for _ in range(2))
+    first, second = (
+        predict_scores(fit_estimator(estimator, x, y, names=NAMES, seed=7, export=export_transform), x, "binary") for _ in range(2)
+    )
 
     assert first.tobytes() == second.tobytes()
 
@@ -67,11 +78,17 @@ def test_the_same_seed_gives_the_same_bits(estimator):
 @pytest.mark.parametrize(
     ("estimator", "names"),
     [
-        pytest.param(HistGradientBoostingClassifier(max_iter=9, early_stopping=True), {"train_score", "validation_score"}, id="histogram boosting"),
+        pytest.param(
+            HistGradientBoostingClassifier(max_iter=9, early_stopping=True), {"train_score", "validation_score"}, id="histogram boosting"
+        ),
         pytest.param(GradientBoostingClassifier(n_estimators=5), {"train_score"}, id="gradient boosting"),
         pytest.param(MLPClassifier((4,), max_iter=30, tol=10.0), {"loss"}, id="a perceptron"),
         pytest.param(lightgbm.LGBMClassifier(n_estimators=5), {"train_binary_logloss"}, id="LightGBM"),
-        pytest.param(lightgbm.LGBMClassifier(n_estimators=5, early_stopping_round=2), {"train_binary_logloss", "validation_binary_logloss"}, id="early"),
+        pytest.param(
+            lightgbm.LGBMClassifier(n_estimators=5, early_stopping_round=2),
+            {"train_binary_logloss", "validation_binary_logloss"},
+            id="early",
+        ),
         pytest.param(xgboost.XGBClassifier(n_estimators=5), {"train_logloss"}, id="XGBoost"),
         pytest.param(LogisticRegression(max_iter=2000), set(), id="a model without steps"),
     ],
@@ -87,7 +104,9 @@ def test_step_curves_are_kept(estimator, names):
     "estimator",
     [
         pytest.param(LogisticRegression(class_weight={"가": 1, "나": 50}, max_iter=5000), id="sklearn takes the labels"),
-        pytest.param(lightgbm.LGBMClassifier(n_estimators=5, class_weight={"가": 1, "나": 50}), id="LightGBM gets codes, and so do its weights"),
+        pytest.param(
+            lightgbm.LGBMClassifier(n_estimators=5, class_weight={"가": 1, "나": 50}), id="LightGBM gets codes, and so do its weights"
+        ),
     ],
 )
 def test_class_weights_by_label_keep_their_meaning(estimator):
@@ -118,7 +137,9 @@ def test_regression_answers_one_column():
 def test_columns_may_be_named():
     """A ColumnTransformer and monotonic constraints speak of names; the matrix has positions."""
     x, y = _data()
-    scaled = make_pipeline(make_column_transformer((StandardScaler(), ["기간", "나이"]), remainder="passthrough"), LogisticRegression(max_iter=500))
+    scaled = make_pipeline(
+        make_column_transformer((StandardScaler(), ["기간", "나이"]), remainder="passthrough"), LogisticRegression(max_iter=500)
+    )
     bound = HistGradientBoostingClassifier(max_iter=5, monotonic_cst={"기간": 1})
     shapes = [predict_scores(fit_estimator(e, x, y, names=NAMES, export=export_transform), x, "binary").shape for e in (scaled, bound)]
 
@@ -138,16 +159,24 @@ def test_global_generators_are_given_back():
     ("x", "y", "estimator", "task", "code"),
     [
         pytest.param(_data()[0], ["a"] * 600, LogisticRegression(), "binary", "target-one-class", id="one class only"),
-        pytest.param(_data()[0], _data(k=3)[1], LogisticRegression(), "binary", "target-many-classes", id="three classes for a binary task"),
+        pytest.param(
+            _data()[0], _data(k=3)[1], LogisticRegression(), "binary", "target-many-classes", id="three classes for a binary task"
+        ),
         pytest.param(_data()[0], [0.5] * 600, LogisticRegression(), "binary", "target-continuous", id="numbers as classes"),
         pytest.param(_data()[0], [None] + ["a"] * 599, LogisticRegression(), "binary", "target-missing", id="a missing label"),
         pytest.param(_data()[0], _data()[1], SVC(), "binary", "model-no-probabilities", id="no probabilities"),
         pytest.param(_data()[0], _data()[1], SGDClassifier(), "binary", "model-no-probabilities", id="a loss without probabilities"),
         pytest.param(_data()[0], _data()[1], HistGradientBoostingRegressor(), "binary", "model-wrong-task", id="a regressor for classes"),
         pytest.param(_data()[0], _data()[0][:, 0], LogisticRegression(), "regression", "model-wrong-task", id="a classifier for numbers"),
-        pytest.param(_data()[0], [float("nan")] * 600, HistGradientBoostingRegressor(), "regression", "target-not-number", id="targets that are NaN"),
-        pytest.param(np.full((600, 3), np.inf, np.float32), _data()[1], HistGradientBoostingClassifier(), "binary", "train-not-finite", id="infinity"),
-        pytest.param(np.full((600, 3), np.nan, np.float32), _data()[1], LogisticRegression(), "binary", "train-not-finite", id="NaN for who cannot"),
+        pytest.param(
+            _data()[0], [float("nan")] * 600, HistGradientBoostingRegressor(), "regression", "target-not-number", id="targets that are NaN"
+        ),
+        pytest.param(
+            np.full((600, 3), np.inf, np.float32), _data()[1], HistGradientBoostingClassifier(), "binary", "train-not-finite", id="infinity"
+        ),
+        pytest.param(
+            np.full((600, 3), np.nan, np.float32), _data()[1], LogisticRegression(), "binary", "train-not-finite", id="NaN for who cannot"
+        ),
         pytest.param(np.zeros((0, 3), np.float32), [], LogisticRegression(), "binary", "train-empty", id="no rows"),
         pytest.param(np.zeros((2, 2), np.float32), ["a", "b"], LogisticRegression(), "binary", "train-matrix", id="names that do not fit"),
     ],
@@ -168,7 +197,11 @@ def test_a_transformer_without_export_is_named():
     with pytest.raises(SpecError) as caught:
         fit_estimator(make_pipeline(FunctionTransformer(np.log1p), LogisticRegression()), x, y, names=NAMES, export=export_transform)
 
-    assert (caught.value.code, "FunctionTransformer" in caught.value.what, "expression" in caught.value.fix) == ("export-unsupported", True, True)
+    assert (caught.value.code, "FunctionTransformer" in caught.value.what, "expression" in caught.value.fix) == (
+        "export-unsupported",
+        True,
+        True,
+    )
 
 
 def test_what_an_estimator_raises_points_somewhere():
@@ -206,7 +239,11 @@ def test_an_unknown_parameter_names_the_nearest():
     with pytest.raises(SpecError) as caught:
         build_estimator(_recipe(model), {"learning_rat": 1})
 
-    assert (caught.value.code, "'learning_rate'" in caught.value.fix, "test_fit.py:" in caught.value.where) == ("model-parameter-unknown", True, True)
+    assert (caught.value.code, "'learning_rate'" in caught.value.fix, "test_fit.py:" in caught.value.where) == (
+        "model-parameter-unknown",
+        True,
+        True,
+    )
 
 
 def _needs(depth):

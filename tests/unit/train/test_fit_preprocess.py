@@ -3,9 +3,6 @@
 import numpy as np
 import polars as pl
 import pytest
-from mulle.core.errors import SpecError
-from mulle.core.preprocess import CategoryFeature, NumericFeature
-from mulle.train.preprocess import fit_preprocess, needs_fill
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
@@ -13,6 +10,10 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+
+from mulle.core.errors import SpecError
+from mulle.core.preprocess import CategoryFeature, NumericFeature
+from mulle.train.preprocess import fit_preprocess, needs_fill
 
 NAN = float("nan")
 
@@ -37,7 +38,9 @@ def test_levels_are_sorted_and_missing_gets_a_column_when_seen():
     """Levels do not depend on the order of rows."""
     table = pl.DataFrame({"계약": ["나", None, "가", "나"]})
 
-    assert fit_preprocess(table, {"계약": "category"}, allow_nan=True).features == (CategoryFeature("계약", ("가", "나"), missing_level=True),)
+    assert fit_preprocess(table, {"계약": "category"}, allow_nan=True).features == (
+        CategoryFeature("계약", ("가", "나"), missing_level=True),
+    )
 
 
 @pytest.mark.parametrize(
@@ -59,7 +62,9 @@ def test_rare_levels_become_unknown(options, levels):
     ("table", "kinds", "code"),
     [
         pytest.param(_numbers([NAN, NAN]), {"요금": "number"}, "train-all-missing", id="a number that is never there"),
-        pytest.param(pl.DataFrame({"c": pl.Series([None], dtype=pl.String)}), {"c": "category"}, "train-all-missing", id="a category never there"),
+        pytest.param(
+            pl.DataFrame({"c": pl.Series([None], dtype=pl.String)}), {"c": "category"}, "train-all-missing", id="a category never there"
+        ),
         pytest.param(_numbers([]), {"요금": "number"}, "train-empty", id="no rows"),
         pytest.param(_numbers([1.0]), {"요긍": "number"}, "train-feature", id="a feature nobody computed"),
     ],
@@ -81,7 +86,11 @@ def test_unusable_tables_are_refused(table, kinds, code):
         pytest.param(make_pipeline(StandardScaler(), LogisticRegression()), True, id="a scaler hands NaN on to who cannot take it"),
         pytest.param(make_pipeline(SimpleImputer(), LogisticRegression()), False, id="an imputer ends the question"),
         pytest.param(make_pipeline(StandardScaler(), HistGradientBoostingClassifier()), False, id="a scaler before one that can"),
-        pytest.param(make_pipeline(make_column_transformer((SimpleImputer(), [0])), LogisticRegression()), False, id="an imputer inside a transformer"),
+        pytest.param(
+            make_pipeline(make_column_transformer((SimpleImputer(), [0])), LogisticRegression()),
+            False,
+            id="an imputer inside a transformer",
+        ),
         pytest.param(CalibratedClassifierCV(HistGradientBoostingClassifier()), True, id="a wrapper that does not say so"),
         pytest.param(object(), True, id="something that says nothing"),
     ],

@@ -22,6 +22,12 @@ _KINDS: dict[str, type[MulleError]] = {
     for kind in (errors.SpecError, errors.UserCodeError, errors.CheckError, errors.ConflictError, errors.UnavailableError)
 }
 _LOG_TAIL_BYTES = 2000
+_ENVIRONMENT = {
+    "PYTHONHASHSEED": "0",  # the order of sets in user code must not differ between two runs of one recipe
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONIOENCODING": "utf-8",
+    "PYTHONUTF8": "1",
+}
 _LOG_READ_BYTES = 64 << 10
 TRACEBACK_MARK = "--- traceback ---"
 """Written by `worker.py` before a traceback; not imported from there, which would load the child's imports here."""
@@ -145,8 +151,9 @@ class LocalEngine:
             return self._server
         read, write = os.pipe()
         log = self._log_dir / "engine.log"
-        # A fixed hash seed: the order of sets in user code must not differ between two runs of one recipe.
-        environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", "PYTHONUTF8": "1"}
+        environment = {**os.environ, **_ENVIRONMENT}
+        # OpenMP threads that spin while they wait make a fit 25 times slower as soon as the cores are shared; asleep they cost little.
+        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         try:
             with log.open("ab") as complaints:
                 self._server = subprocess.Popen(

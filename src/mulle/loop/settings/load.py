@@ -273,15 +273,16 @@ def _model_of(annotation: Any) -> type[BaseModel] | None:
     return EnvironmentTable if annotation is dict else None
 
 
-def _lookup(raw: Mapping[str, Any], path: Sequence[str]) -> object:
+def _lookup(raw: Mapping[str, object], path: Sequence[str]) -> object:
     table: Mapping[str, object] = raw
-    value: object = None
+    found: object = None
     for step in path:
         if step not in table:
-            return value
-        value = table[step]
-        table = cast("Mapping[str, object]", value) if isinstance(value, Mapping) else {}
-    return value
+            return found
+        inner: object = table[step]
+        found = inner
+        table = cast("Mapping[str, object]", inner) if isinstance(inner, Mapping) else {}
+    return found
 
 
 def _short(text: str) -> str:

@@ -26,7 +26,7 @@ def run(context: StageContext) -> StageResult:
     rows = load_rows(context.inputs["snapshot"], StatePaths(context.state_dir).datasets)
     context.report(f"{len(expect.rules)} expectations over {rows.height:,} rows")
     report = check_expectations(
-        rows, expect.rules, target=project.target, task=project.task, entity=project.entity, positive=project.positive
+        rows, expect.rules, target=project.target, task=project.task, entity=project.entity, time=project.time, positive=project.positive
     )
     require_sound(report)
     digest = write_json(context.output / REPORT, report.to_dict())

@@ -33,6 +33,8 @@ def run(context: StageContext) -> StageResult:
         user_code(f"the source {function.__name__!r}", root=context.project_dir),
     ):
         table = function()
+    for text in reads.notes:
+        context.report(f"note: {text}")
     frame = normalise(table)
     context.report(f"{frame.height:,} rows, {frame.width} columns")
     paths = StatePaths(context.state_dir)

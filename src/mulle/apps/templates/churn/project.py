@@ -78,9 +78,9 @@ def features() -> dict[str, mulle.Expr]:
     }
 
 
-@project.model(search={"learning_rate": mulle.log_uniform(0.01, 0.3), "max_leaf_nodes": mulle.integer(7, 63)})
+@project.model(search={"learning_rate": mulle.log_uniform(0.01, 0.3), "max_leaf_nodes": mulle.integer(3, 31)})
 def boosted_trees(
-    learning_rate: float = 0.05, max_leaf_nodes: int = 15, max_iter: int = 150, l2_regularization: float = 1.0, seed: int = 0
+    learning_rate: float = 0.05, max_leaf_nodes: int = 6, max_iter: int = 120, l2_regularization: float = 1.0, seed: int = 0
 ) -> HistGradientBoostingClassifier:
     """Any scikit-learn estimator will do, unfitted; the arguments are what mulle.toml and `mulle search` may set."""
     return HistGradientBoostingClassifier(
