@@ -1,7 +1,10 @@
 """Feature expressions as Polars: the half of the compiler that training uses.
 
-Missing is null in here, at every step: whatever can yield NaN is followed by `fill_nan(None)`, so that Polars' own
-null propagation and Kleene logic are the semantics of `core/expr.py`, and its order of NaN never gets a say.
+Missing is null in here, and NaN in the middle of arithmetic, through which both propagate. A value that somebody looks at
+(compares, counts, asks whether it is missing) is first worked out as a column of its own, with null for NaN: from there on
+Polars' null propagation and Kleene logic are the semantics of `core/expr.py`, and its order of NaN never gets a say.
+Rejected: `fill_nan` after every operator. Polars writes it out as a choice that names its operand three times, so that an
+expression of depth n had 3^n parts.
 
 Columns are renamed before anything is computed (`pl.col("^a$")` would be read as a pattern), and values that are used
 twice are computed once, as columns of their own.
@@ -24,6 +27,9 @@ from mulle.core.schema import MISSING_TEXT, Column, ColumnType, Schema
 
 _DTYPES: dict[str, pl.DataType] = {"number": pl.Float64(), "datetime": pl.Float64(), "boolean": pl.Boolean(), "text": pl.String()}
 _MAX_DEPTH = 40
+_EXAMINES: frozenset[TypedOp] = frozenset(
+    {"lt", "le", "eq", "is_null", "fill_null", "bucket", "isin_number", "pow", "map_text", "map_number"}
+)
 
 Args = tuple[pl.Expr, ...]
 Rule = Callable[[Typed, Args], pl.Expr]
@@ -90,31 +96,42 @@ def _raw_table(frame: pl.DataFrame, schema: Schema, names: Mapping[str, str]) ->
 
 
 def _compile(order: list[Typed], table: pl.DataFrame, names: Mapping[str, str]) -> tuple[dict[str, pl.Expr], pl.DataFrame]:
-    """Return an expression per value; shared and deep ones have become columns of the returned table, stage by stage."""
+    """Return an expression per value; shared, deep and examined ones have become columns of the returned table, stage by stage."""
     uses = Counter(arg.key for value in order for arg in value.args)
+    examined = {arg.key for value in order if value.op in _EXAMINES for arg in value.args}
     compiled: dict[str, pl.Expr] = {}
     depth: dict[str, int] = {}
     stage: dict[str, int] = {}
+    fixed: set[str] = set()
     stages: list[list[pl.Expr]] = []
     for value in order:
         key = value.key
-        if value.op == "column":
-            compiled[key], depth[key], stage[key] = pl.col(names[str(value.params[0])]), 0, 0
-            continue
-        compiled[key] = (
-            _literal(value) if value.op == "literal" else _RULES[value.op](value, tuple(compiled[arg.key] for arg in value.args))
-        )
         depth[key] = 1 + max((depth[arg.key] for arg in value.args), default=0)
         stage[key] = max((stage[arg.key] for arg in value.args), default=0)
-        if value.op != "literal" and (uses[key] > 1 or depth[key] > _MAX_DEPTH):
-            alias = f"t{len(depth)}"
+        compiled[key] = _expression(value, compiled, names)
+        if value.op == "column":
+            continue
+        if all(arg.key in fixed for arg in value.args):
+            # One value for all rows is worked out here: not every operator of Polars would spread it over the rows later.
+            fixed.add(key)
+            compiled[key] = pl.lit(pl.select(compiled[key].alias("v"))["v"].item(), dtype=_DTYPES[value.type])
+        elif key in examined or uses[key] > 1 or depth[key] > _MAX_DEPTH:
             if stage[key] == len(stages):
                 stages.append([])
-            stages[stage[key]].append(compiled[key].alias(alias))
-            compiled[key], depth[key], stage[key] = pl.col(alias), 0, stage[key] + 1
+            clean = compiled[key].fill_nan(None) if key in examined and value.type in ("number", "datetime") else compiled[key]
+            stages[stage[key]].append(clean.alias(f"t{len(depth)}"))
+            compiled[key], depth[key], stage[key] = pl.col(f"t{len(depth)}"), 0, stage[key] + 1
     for columns in stages:
         table = table.with_columns(columns)
     return compiled, table
+
+
+def _expression(value: Typed, compiled: Mapping[str, pl.Expr], names: Mapping[str, str]) -> pl.Expr:
+    if value.op == "column":
+        return pl.col(names[str(value.params[0])])
+    if value.op == "literal":
+        return _literal(value)
+    return _RULES[value.op](value, tuple(compiled[arg.key] for arg in value.args))
 
 
 def _literal(value: Typed) -> pl.Expr:
@@ -181,33 +198,29 @@ def _quotient(pair: Sequence[pl.Series]) -> pl.Series:
         return pl.Series(np.divide(pair[0].to_numpy(), pair[1].to_numpy()))
 
 
-def _one(function: Callable[[pl.Expr], pl.Expr], *, nan: bool = False) -> Rule:
-    """Return the rule of an operator on one value; `nan`: it may yield NaN, which is missing."""
-    return lambda _, args: _seal(function(args[0]), nan=nan)
+def _one(function: Callable[[pl.Expr], pl.Expr]) -> Rule:
+    """Return the rule of an operator on one value."""
+    return lambda _, args: function(args[0])
 
 
-def _two(function: Callable[[pl.Expr, pl.Expr], pl.Expr], *, nan: bool = False) -> Rule:
+def _two(function: Callable[[pl.Expr, pl.Expr], pl.Expr]) -> Rule:
     """Return the rule of an operator on two values."""
-    return lambda _, args: _seal(function(args[0], args[1]), nan=nan)
-
-
-def _seal(expression: pl.Expr, *, nan: bool) -> pl.Expr:
-    return expression.fill_nan(None) if nan else expression
+    return lambda _, args: function(args[0], args[1])
 
 
 _RULES: dict[TypedOp, Rule] = {
-    "add": _two(lambda a, b: a + b, nan=True),
-    "sub": _two(lambda a, b: a - b, nan=True),
-    "mul": _two(lambda a, b: a * b, nan=True),
-    "div": _two(_divide, nan=True),
-    "pow": _two(lambda a, b: pl.when(a.is_null() | b.is_null()).then(pl.lit(None, dtype=pl.Float64)).otherwise(a.pow(b)), nan=True),
+    "add": _two(lambda a, b: a + b),
+    "sub": _two(lambda a, b: a - b),
+    "mul": _two(lambda a, b: a * b),
+    "div": _two(_divide),
+    "pow": _two(lambda a, b: pl.when(a.is_null() | b.is_null()).then(pl.lit(None, dtype=pl.Float64)).otherwise(a.pow(b))),
     "neg": _one(lambda a: -a),
     "abs": _one(lambda a: a.abs()),
-    "sqrt": _one(lambda a: a.sqrt(), nan=True),
+    "sqrt": _one(lambda a: a.sqrt()),
     "floor": _one(lambda a: a.floor()),
     "ceil": _one(lambda a: a.ceil()),
     "round": _one(lambda a: a.round(mode="half_to_even")),
-    "log": _one(lambda a: a.log(), nan=True),
+    "log": _one(lambda a: a.log()),
     "exp": _one(lambda a: a.exp()),
     "lt": _two(lambda a, b: a < b),
     "le": _two(lambda a, b: a <= b),

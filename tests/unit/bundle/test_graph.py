@@ -5,6 +5,7 @@ import onnx
 import onnxruntime as ort
 import polars as pl
 import pytest
+
 from mulle.bundle.expr_onnx import _RULES as ONNX_RULES
 from mulle.bundle.graph import build_preprocessing, output_name, run_graph
 from mulle.core.errors import SpecError
@@ -63,7 +64,13 @@ def test_inputs_are_the_columns_that_features_read_in_the_order_of_the_schema():
 
 def test_matrix_follows_the_preprocessing_and_not_the_features():
     """Numbers, texts, booleans and number categories stand where `Preprocess` puts them; unknown values are all zeros."""
-    features = {"n": col("a"), "c": col("계약").category(), "p": col("partner").category(), "k": col("b").category(), "unused": col("t").year()}
+    features = {
+        "n": col("a"),
+        "c": col("계약").category(),
+        "p": col("partner").category(),
+        "k": col("b").category(),
+        "unused": col("t").year(),
+    }
     preprocess = Preprocess(
         (
             CategoryFeature("k", ("1", "2.5"), missing_level=True),
@@ -102,7 +109,25 @@ def test_many_levels_give_the_same_columns_as_few():
 
 @pytest.mark.parametrize(
     "name",
-    ["월 요금", "a/b", "it's", 'say "x"', "v1", "v", "features", "^a$", "model/x", "raw/", "x\n", " ", "😀", "é", "Where:v3", "..", "a" * 300],
+    [
+        "월 요금",
+        "a/b",
+        "it's",
+        'say "x"',
+        "v1",
+        "v",
+        "features",
+        "^a$",
+        "model/x",
+        "raw/",
+        "x\n",
+        " ",
+        "😀",
+        "é",
+        "Where:v3",
+        "..",
+        "a" * 300,
+    ],
 )
 def test_any_column_name_is_an_input_name(name):
     """Spaces, quotes, slashes, patterns, Korean, and names the graph would have used itself."""
@@ -254,7 +279,9 @@ def test_run_graph_stacks_columns_where_the_manifest_says_so():
         pytest.param(lambda m: run_graph(m, {"a": np.ones(1)}, output="nope"), "graph-output", id="an output that is not there"),
         pytest.param(lambda m: run_graph(m, {"b": np.ones(1)}, output="features"), "graph-column", id="a column that is not given"),
         pytest.param(lambda m: run_graph(m[:-20], {"a": np.ones(1)}, output="features"), "graph-unreadable", id="a truncated file"),
-        pytest.param(lambda _: run_graph(b"\x80\x04pickle", {}, output="features"), "graph-unreadable", id="a pickle that calls itself a graph"),
+        pytest.param(
+            lambda _: run_graph(b"\x80\x04pickle", {}, output="features"), "graph-unreadable", id="a pickle that calls itself a graph"
+        ),
         pytest.param(
             lambda _: run_graph(_numbers({"f": col("a") + col("b")}), {"a": np.ones(1), "b": np.ones(2)}, output="features"),
             "graph-rows",
@@ -271,7 +298,9 @@ def test_run_graph_stacks_columns_where_the_manifest_says_so():
             id="a feature that changed its kind",
         ),
         pytest.param(
-            lambda _: compute_features(pl.DataFrame({"b": [1]}), {"f": col("a")}, SCHEMA), "features-column", id="a table that lacks the column"
+            lambda _: compute_features(pl.DataFrame({"b": [1]}), {"f": col("a")}, SCHEMA),
+            "features-column",
+            id="a table that lacks the column",
         ),
     ],
 )

@@ -5,6 +5,7 @@ from datetime import UTC, date, datetime
 
 import numpy as np
 import pytest
+
 from mulle.core.errors import SpecError
 from mulle.core.expr import Expr, check_features, col, lit, when
 from mulle.core.expr_nodes import to_seconds
@@ -36,7 +37,10 @@ def test_an_expression_knows_the_columns_it_reads():
     """`columns` finds every column once, however deep."""
     tenure = col("tenure")
 
-    assert frozenset({"tenure", "monthly_charges", "계약"}) == (when(col("계약") == "a").then(tenure).otherwise(tenure * col("monthly_charges"))).columns()
+    assert (
+        frozenset({"tenure", "monthly_charges", "계약"})
+        == (when(col("계약") == "a").then(tenure).otherwise(tenure * col("monthly_charges"))).columns()
+    )
 
 
 def test_an_expression_knows_the_line_it_was_written_on():
@@ -49,7 +53,9 @@ def test_an_expression_knows_the_line_it_was_written_on():
 @pytest.mark.parametrize(
     ("expression", "expected"),
     [
-        pytest.param((col("a") - (col("b") - 1)) * -col("c"), "(col('a') - (col('b') - 1.0)) * -col('c')", id="brackets only where they are needed"),
+        pytest.param(
+            (col("a") - (col("b") - 1)) * -col("c"), "(col('a') - (col('b') - 1.0)) * -col('c')", id="brackets only where they are needed"
+        ),
         pytest.param(col("a") ** 2 ** col("b"), "col('a') ** 2.0 ** col('b')", id="powers group to the right"),
         pytest.param((col("a") ** 2) ** 3, "(col('a') ** 2.0) ** 3.0", id="and show it where they do not"),
         pytest.param(~(col("a") & col("b")) | True, "~(col('a') & col('b')) | True", id="logic"),

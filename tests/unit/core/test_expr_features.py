@@ -1,6 +1,7 @@
 """Features against a schema: the kinds they become, and every refusal with its line."""
 
 import pytest
+
 from mulle.core.errors import SpecError
 from mulle.core.expr import check_features, col, lit, when
 from mulle.core.preprocess import CategoryFeature, NumericFeature, Preprocess, level_number, number_level

@@ -176,6 +176,9 @@ class SizeGate(Table):
 class GatesTable(Table):
     """The offline checks before registration; a gate that is left out is not checked."""
 
+    on_inconclusive: Literal["hold", "fail"] = Field(
+        default="hold", description="What a gate that cannot tell means: `hold` leaves it to a person, `fail` counts it as failed."
+    )
     roc_auc: MetricGate | None = None
     pr_auc: MetricGate | None = None
     accuracy: MetricGate | None = None

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mulle.evaluate.result import Evaluation
 
 EVALUATION = "evaluation.json"
+MIN_RESAMPLES = 200
 
 
 def run(context: StageContext) -> StageResult:
@@ -53,7 +54,8 @@ def run(context: StageContext) -> StageResult:
         folds=record["folds"],
         size_bytes=draft.files[GRAPH].size,
         options=Options(
-            n_resamples=settings.bootstrap,
+            # Without resamples nothing can be said about a difference, and the champion gate would have nothing to go by.
+            n_resamples=settings.bootstrap or (MIN_RESAMPLES if champion else 0),
             importance_repeats=settings.importance_repeats,
             importance_columns=tuple(c.name for c in draft.columns),
             latency_samples=settings.latency_samples,

@@ -30,9 +30,10 @@ def run(context: StageContext) -> StageResult:
 
     path = context.inputs["evaluate"] / EVALUATION
     evaluation = evaluation_from_bytes(path.read_bytes(), where=str(path))
-    gates = parse_gates(context.settings.gates.model_dump(exclude_none=True), task=evaluation.task)
+    table = context.settings.gates
+    gates = parse_gates(table.model_dump(exclude_none=True, exclude={"on_inconclusive"}), task=evaluation.task)
     champion = "" if evaluation.comparison is None else evaluation.comparison.champion
-    verdict = decide_gates(gates, evaluation.measured(), evaluation.differences(), champion=champion)
+    verdict = decide_gates(gates, evaluation.measured(), evaluation.differences(), champion=champion, on_inconclusive=table.on_inconclusive)
     record = read_json(context.inputs["train"] / RECORD)
     lineage = {
         "run": context.run_id,
