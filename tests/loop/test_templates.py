@@ -136,7 +136,7 @@ def test_an_empty_folder_is_filled_and_stays_the_same_folder(tmp_path):
     write_template("blank", target, project_name="here")
 
     assert (before.st_ino, before.st_mode) == (target.stat().st_ino, target.stat().st_mode)
-    assert names(target) == [".gitignore", "README.md", "data", "mulle.toml", "project.py"]
+    assert names(target) == [".gitignore", "README.md", "data", "mulle.schema.json", "mulle.toml", "project.py"]
 
 
 def test_what_is_in_the_way_is_listed_and_left_alone(tmp_path):

@@ -10,6 +10,7 @@ Columns are renamed before anything is computed (`pl.col("^a$")` would be read a
 twice are computed once, as columns of their own.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from string import ascii_lowercase, ascii_uppercase
@@ -114,7 +115,9 @@ def _compile(order: list[Typed], table: pl.DataFrame, names: Mapping[str, str]) 
         if all(arg.key in fixed for arg in value.args):
             # One value for all rows is worked out here: not every operator of Polars would spread it over the rows later.
             fixed.add(key)
-            compiled[key] = pl.lit(pl.select(compiled[key].alias("v"))["v"].item(), dtype=_DTYPES[value.type])
+            constant = pl.select(compiled[key].alias("v"))["v"].item()
+            missing = isinstance(constant, float) and math.isnan(constant)
+            compiled[key] = pl.lit(None if missing else constant, dtype=_DTYPES[value.type])
         elif key in examined or uses[key] > 1 or depth[key] > _MAX_DEPTH:
             if stage[key] == len(stages):
                 stages.append([])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mulle.core.errors import ConflictError, SpecError, UnavailableError
 from mulle.core.names import require_name
+from mulle.loop.settings.schema import write_schema
 
 if TYPE_CHECKING:
     import polars as pl
@@ -56,6 +57,7 @@ def write_template(name: str, target_dir: Path, *, project_name: str) -> list[Pa
         _copy_files(_FOLDER / name, draft, project_name)
         if name == "churn":
             _write_customers(draft / "data")
+        write_schema(draft)
         written = sorted(path.relative_to(draft) for path in draft.rglob("*") if path.is_file())
         _move(draft, target)
     except OSError as error:

@@ -91,6 +91,7 @@ def open_outbox(settings: Settings, store: "StateStore") -> "Outbox":
         store=store,
         paths=paths,
         environment=settings.environment,
+        trusted=settings.backends.trust,
         private_key=load_or_create_key(key_path()),
         projection=projection,
         now_ns=SystemClock().now_ns,

@@ -155,7 +155,7 @@ def test_dates_are_seconds_since_1970(moment, seconds):
         pytest.param(lambda: "x" in col("a"), "expression-value", ".isin", id="membership"),
         pytest.param(lambda: list(col("a")), "expression-value", "each row", id="iteration"),
         pytest.param(lambda: float(col("a")), "expression-value", ".log()", id="math functions"),
-        pytest.param(lambda: col("a") + [1], "expression-literal", "use a number", id="a list is no operand"),
+        pytest.param(lambda: col("a") * [1], "expression-literal", "use a number", id="a list is no operand"),
         pytest.param(lambda: col("a") + 10**400, "expression-literal", "smaller", id="an integer beyond float64"),
         pytest.param(lambda: col("a").filnull(0), "expression-method", "'fill_null'", id="a misspelt method names the nearest"),
         pytest.param(lambda: col("a").strip(), "expression-method", ".squeeze", id="pandas' name for it"),
