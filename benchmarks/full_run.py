@@ -30,8 +30,12 @@ def measure_full_run(context: Context) -> dict[str, Any]:
             "seconds": summary([one["seconds"] for one in same]),
             "memory_mib": summary([one["peak_memory_bytes"] / 2**20 for one in same]),
         }
-    whole = table("", [WALL, CPU, MEMORY], turns.rows, headlines=[headline("full `mulle run` of churn, from nothing", "mulle run", "wall_s")])
+    whole = table(
+        "", [WALL, CPU, MEMORY], turns.rows, headlines=[headline("full `mulle run` of churn, from nothing", "mulle run", "wall_s")]
+    )
     whole["headlines"].append(headline("its peak memory", "mulle run", "memory_mib"))
-    parts = table("Each stage, in a process of its own", [column("seconds", "wall", "s"), column("memory_mib", "peak memory", "MiB")], stages)
+    parts = table(
+        "Each stage, in a process of its own", [column("seconds", "wall", "s"), column("memory_mib", "peak memory", "MiB")], stages
+    )
     notes = ["5,043 customers, 22 features, five folds of cross-validation, 1,000 bootstrap resamples, ONNX export, signature and SBOM."]
     return report("The whole wheel, once", [whole, parts], skipped=turns.skipped, notes=notes)

@@ -39,8 +39,7 @@ class Context:
 
     def fresh(self, name: str) -> Path:
         """Return a new empty folder of this benchmark."""
-        number = sum(1 for _ in self.folder.glob(f"{name}*"))
-        path = self.folder / f"{name}{number or ''}"
+        path = self.folder / "scratch" / f"{name}-{time.time_ns()}"
         path.mkdir(parents=True)
         return path
 

@@ -53,7 +53,9 @@ def measure_second_run(context: Context) -> dict[str, Any]:
         headlines=[headline("second `mulle run`, nothing changed", "mulle run", "wall_s", below=1.0)],
     )
     notes = [
-        "`mulle run`: the churn project, nine stages, everything as it was. DVC: nine stages that copy a small file. "
-        "Prefect: one flow of nine tasks with `cache_policy=INPUTS`, whole process with the server it starts for itself.",
+        (
+            "`mulle run`: the churn project, nine stages, everything as it was. DVC: nine stages that copy a small file. "
+            "Prefect: one flow of nine tasks with `cache_policy=INPUTS`, whole process with the server it starts for itself."
+        ),
     ]
     return report("Running again when nothing has changed", [shown], skipped=turns.skipped, notes=notes)

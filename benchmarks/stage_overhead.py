@@ -5,6 +5,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from measure import HERE, Context, Values, column, headline, report, run_command, run_json, table, take_turns
@@ -30,6 +31,64 @@ def spent(work: Callable[[], object]) -> tuple[float, float]:
 def per_step(zero: tuple[float, float], many: tuple[float, float], n: int) -> dict[str, float]:
     """Return milliseconds a step adds, wall and CPU."""
     return {"wall_ms": 1000 * (many[0] - zero[0]) / n, "cpu_ms": 1000 * (many[1] - zero[1]) / n}
+
+
+def limits(home: Path, n: int) -> dict[str, Callable[[], Values]]:
+    """Return what nobody can go below: a call, a forked process, a fresh interpreter."""
+
+    def call() -> Values:
+        def nothing() -> None: ...
+
+        def many() -> None:
+            for _ in range(100_000):
+                nothing()
+
+        return per_step((0.0, 0.0), spent(many), 100_000)
+
+    def fork() -> Values:
+        def many() -> None:
+            for _ in range(n):
+                pid = os.fork()
+                if pid == 0:
+                    os._exit(0)
+                os.waitpid(pid, 0)
+
+        return per_step((0.0, 0.0), spent(many), n)
+
+    def python() -> Values:
+        cost = run_command([sys.executable, "-c", "pass"], cwd=home)
+        return {"wall_ms": 1000 * cost["wall_s"], "cpu_ms": 1000 * cost["cpu_s"]}
+
+    return {
+        "a plain function call (bare limit)": call,
+        "fork and wait (bare limit of a process)": fork,
+        "python -c pass (a fresh process)": python,
+    }
+
+
+def peers(home: Path, n: int) -> dict[str, Callable[[], Values]]:
+    """Return the other engines, each in its own environment."""
+
+    def script(peer: str, name: str) -> Callable[[], Values]:
+        variables = {"PREFECT_HOME": str(home / "prefect"), "DAGSTER_HOME": str(home), "PREFECT_LOGGING_LEVEL": "ERROR"}
+        return lambda: run_json([peer_bin(peer) / "python", HERE / "peers" / name, n], cwd=home, env=variables, timeout_s=150)
+
+    def metaflow() -> Values:
+        size, costs = 6, []
+        for count in (0, size):
+            path = home / f"flow{count}.py"
+            run_command([sys.executable, HERE / "peers" / "metaflow_steps.py", count, path], cwd=home)
+            cost = run_command(
+                [peer_bin("metaflow") / "python", path, "run"], cwd=home, env={"USERNAME": "bench", "METAFLOW_HOME": str(home)}
+            )
+            costs.append((cost["wall_s"], cost["cpu_s"]))
+        return per_step(costs[0], costs[1], size)
+
+    return {
+        "dagster, one process": script("dagster", "dagster_steps.py"),
+        "prefect, its own server": script("prefect", "prefect_steps.py"),
+        "metaflow": metaflow,
+    }
 
 
 def measure_stage_overhead(context: Context) -> dict[str, Any]:
@@ -59,54 +118,14 @@ def measure_stage_overhead(context: Context) -> dict[str, Any]:
     def mulle_marginal() -> Values:
         return per_step(run(1), run(n), n - 1)
 
-    def call() -> Values:
-        def nothing() -> None: ...
-
-        def many() -> None:
-            for _ in range(100_000):
-                nothing()
-
-        return per_step((0.0, 0.0), spent(many), 100_000)
-
-    def fork() -> Values:
-        def many() -> None:
-            for _ in range(n):
-                pid = os.fork()
-                if pid == 0:
-                    os._exit(0)
-                os.waitpid(pid, 0)
-
-        return per_step((0.0, 0.0), spent(many), n)
-
-    def python() -> Values:
-        cost = run_command([sys.executable, "-c", "pass"], cwd=home)
-        return {"wall_ms": 1000 * cost["wall_s"], "cpu_ms": 1000 * cost["cpu_s"]}
-
-    def script(peer: str, name: str) -> Callable[[], Values]:
-        variables = {"PREFECT_HOME": str(home / "prefect"), "DAGSTER_HOME": str(home), "PREFECT_LOGGING_LEVEL": "ERROR"}
-        return lambda: run_json([peer_bin(peer) / "python", HERE / "peers" / name, n], cwd=home, env=variables, timeout_s=150)
-
-    def metaflow() -> Values:
-        size, costs = 6, []
-        for count in (0, size):
-            path = home / f"flow{count}.py"
-            run_command([sys.executable, HERE / "peers" / "metaflow_steps.py", count, path], cwd=home)
-            cost = run_command([peer_bin("metaflow") / "python", path, "run"], cwd=home, env={"USERNAME": "bench", "METAFLOW_HOME": str(home)})
-            costs.append((cost["wall_s"], cost["cpu_s"]))
-        return per_step(costs[0], costs[1], size)
-
     rounds = context.rounds(5)
     slow = {"dagster, one process": 3, "prefect, its own server": 3, "metaflow": 2}
     turns = take_turns(
         {
             "mulle": mulle,
             "mulle, once its engine is up": mulle_marginal,
-            "a plain function call (bare limit)": call,
-            "fork and wait (bare limit of a process)": fork,
-            "python -c pass (a fresh process)": python,
-            "dagster, one process": script("dagster", "dagster_steps.py"),
-            "prefect, its own server": script("prefect", "prefect_steps.py"),
-            "metaflow": metaflow,
+            **limits(home, n),
+            **peers(home, n),
         },
         rounds=rounds,
         rounds_of={name: context.rounds(count) for name, count in slow.items()},
@@ -119,8 +138,10 @@ def measure_stage_overhead(context: Context) -> dict[str, Any]:
         headlines=[headline("engine overhead per no-op stage", "mulle", "wall_ms", below=5.0)],
     )
     notes = [
-        f"(wall of {n} stages − wall of none) / {n}, each stage in a process of its own, the start of the engine's server included. "
-        "Dagster and Prefect run their steps inside one process; Metaflow, like Mulle, starts one per step. Prefect's CPU is its client's: "
-        "the server works beside it.",
+        (
+            f"(wall of {n} stages − wall of none) / {n}, each stage in a process of its own, the start of the engine's server included. "
+            "Dagster and Prefect run their steps inside one process; Metaflow, like Mulle, starts one per step. "
+            "Prefect's CPU is its client's: its server works beside it."
+        ),
     ]
     return report("What the engine adds to a stage", [shown], skipped=turns.skipped, notes=notes)

@@ -15,6 +15,7 @@ def measure_tracking(context: Context) -> dict[str, Any]:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     from mlflow import MlflowClient
     from mlflow.entities import Metric
+
     from mulle.train.tracking import MlflowTracker, quiet_mlflow
 
     home = context.fresh("tracking")

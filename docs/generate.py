@@ -1,4 +1,4 @@
-"""Writes the reference pages that would rot if people wrote them: errors, settings, commands.
+"""Writes the reference pages that would rot if people wrote them: errors, settings with their JSON Schema, commands.
 
 `python docs/generate.py` writes them; `python docs/generate.py --check` exits 1 if they are out of date.
 Errors are read off the source by its syntax tree: every literal code, its sentence and its fix.
@@ -9,13 +9,18 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "mulle"
-REFERENCE = ROOT / "docs" / "reference"
+DOCS = ROOT / "docs"
 NOTICE = "<!-- Written by docs/generate.py: edit the source, not this page. -->\n\n"
 EXIT = {"SpecError": 2, "UserCodeError": 2, "CheckError": 1, "ConflictError": 2, "UnavailableError": 2, "MulleError": 2}
+KIND = {**{name: name for name in EXIT}, "UnknownMethodError": "SpecError", "MetricUndefinedError": "SpecError", "_Problem": "SpecError"}
+"""What is called to make an error -> its class."""
+HTTP = frozenset({"problem", "_reject"})
+"""What is called to refuse a request: status, code, sentence."""
+SENTENCE = {"_Problem": 2}
 MEANING = {
     "SpecError": "the input is wrong: fix it and try again",
     "UserCodeError": "a function of your project raised",
@@ -28,19 +33,18 @@ MEANING = {
 
 @dataclass(frozen=True, slots=True)
 class Raised:
-    """One place that raises an error."""
+    """One place that makes an error; `kind` is its class, or `HTTP` and the status it is answered with."""
 
     code: str
     kind: str
     what: str
     fix: str
-    module: str
 
 
 def text_of(node: ast.expr | None) -> str:
     """Return a string expression as a reader would see it: what is filled in stands in angle brackets."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return node.value
+    if isinstance(node, ast.Constant):
+        return str(node.value)
     if isinstance(node, ast.JoinedStr):
         parts = [
             v.value if isinstance(v, ast.Constant) else f"⟨{ast.unparse(v.value)}⟩"
@@ -58,17 +62,32 @@ def text_of(node: ast.expr | None) -> str:
 def raised_errors() -> Iterator[Raised]:
     """Yield every error with a literal code in the source."""
     for path in sorted(SOURCE.rglob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            if not isinstance(node, ast.Call) or not node.args:
-                continue
-            first = node.args[0]
-            name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr if isinstance(node.func, ast.Attribute) else ""
-            if not (isinstance(first, ast.Constant) and isinstance(first.value, str)) or name not in EXIT:
-                continue
-            fix = next((keyword.value for keyword in node.keywords if keyword.arg == "fix"), None)
-            what = node.args[1] if len(node.args) > 1 else None
-            yield Raised(first.value, name, text_of(what), text_of(fix), path.relative_to(SOURCE).with_suffix("").as_posix())
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                yield from _errors_of(node)
+
+
+def _errors_of(call: ast.Call) -> Iterator[Raised]:
+    name = call.func.id if isinstance(call.func, ast.Name) else call.func.attr if isinstance(call.func, ast.Attribute) else ""
+    at = 1 if name in HTTP else 0
+    if (name not in KIND and name not in HTTP) or len(call.args) <= at:
+        return
+    kind = f"HTTP {text_of(call.args[0])}" if name in HTTP else KIND[name]
+    sentence = SENTENCE.get(name, at + 1)
+    fix = next((keyword.value for keyword in call.keywords if keyword.arg == "fix"), None)
+    if fix is None and len(call.args) > sentence + 1:
+        fix = call.args[sentence + 1]
+    what = call.args[sentence] if len(call.args) > sentence else None
+    for code in _codes(call.args[at]):
+        yield Raised(code, kind, text_of(what), text_of(fix))
+
+
+def _codes(node: ast.expr) -> Iterator[str]:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    elif isinstance(node, ast.IfExp):
+        yield from _codes(node.body)
+        yield from _codes(node.orelse)
 
 
 def errors_page() -> str:
@@ -86,9 +105,12 @@ def errors_page() -> str:
         "|---|---|---|",
         *(f"| `{kind}` | {EXIT[kind]} | {MEANING[kind]} |" for kind in EXIT),
         "",
+        "Over HTTP the same codes come as 4xx and 503; those that only a server gives are marked with their status.",
+        "",
     ]
     for code, places in sorted(by_code.items()):
-        lines += [f"## `{code}`", "", f"`{places[0].kind}`, exit code {EXIT[places[0].kind]}.", ""]
+        kinds = dict.fromkeys(place.kind for place in places)
+        lines += [f"## `{code}`", "", "; ".join(f"`{kind}`, exit code {EXIT[kind]}" if kind in EXIT else kind for kind in kinds) + ".", ""]
         seen: set[tuple[str, str]] = set()
         for place in places:
             if (place.what, place.fix) not in seen:
@@ -114,7 +136,7 @@ def settings_page() -> str:
         NOTICE + "# Settings (`mulle.toml`)",
         "",
         "Unknown keys are refused with the nearest valid one. Editors that read JSON Schema complete and check the file: put",
-        "`#:schema ./mulle.schema.json` on its first line (`mulle init` does).",
+        "`#:schema ./mulle.schema.json` on its first line, and the [schema](../mulle.schema.json) beside it (`mulle init` does both).",
         "",
     ]
     lines += list(_table_lines("", schema, schema.get("$defs", {})))
@@ -122,16 +144,21 @@ def settings_page() -> str:
 
 
 def _table_lines(prefix: str, table: dict[str, Any], definitions: dict[str, Any]) -> Iterator[str]:
-    rows, inner = [], []
+    rows: list[str] = []
+    inner: list[tuple[list[str], dict[str, Any]]] = []
     required = set(table.get("required", ()))
     for key, value in table.get("properties", {}).items():
         target = _resolved(value, definitions)
         if target.get("properties"):
-            inner.append((f"{prefix}{key}", target))
+            twin = next((i for i, (_, other) in enumerate(inner) if other is target), None)
+            if twin is None:
+                inner.append(([f"{prefix}{key}"], target))
+            else:
+                inner[twin][0].append(f"{prefix}{key}")
             continue
         extra = target.get("additionalProperties")
-        if isinstance(extra, dict) and (filled := _resolved(extra, definitions)).get("properties"):
-            inner.append((f"{prefix}{key}.NAME", filled))
+        if isinstance(extra, dict) and (filled := _resolved(cast("dict[str, Any]", extra), definitions)).get("properties"):
+            inner.append(([f"{prefix}{key}.NAME"], filled))
             continue
         default = "required" if key in required else f"`{value['default']!r}`" if value.get("default") is not None else ""
         rows.append(f"| `{key}` | {_kind(value, definitions)} | {default} | {escape(value.get('description', ''))} |")
@@ -139,8 +166,17 @@ def _table_lines(prefix: str, table: dict[str, Any], definitions: dict[str, Any]
         yield from (f"## `[{prefix.rstrip('.')}]`", "", escape(table.get("description", "")).split("Attributes:")[0].strip(), "")
     if rows:
         yield from ("| key | type | default | meaning |", "|---|---|---|---|", *rows, "")
-    for name, target in inner:
-        yield from _table_lines(f"{name}.", target, definitions)
+    for names, target in inner:
+        if len(names) > 1:
+            yield from (
+                f"## `[{prefix}METRIC]`",
+                "",
+                f"METRIC is one of {', '.join(f'`{name.removeprefix(prefix)}`' for name in names)}.",
+                "",
+            )
+            yield from list(_table_lines(f"{prefix}METRIC.", target, definitions))[2:]
+        else:
+            yield from _table_lines(f"{names[0]}.", target, definitions)
 
 
 def _resolved(value: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
@@ -187,14 +223,26 @@ def commands_page() -> str:
     return "\n".join(line.rstrip() for line in "\n".join(lines).splitlines()) + "\n"
 
 
-PAGES = {"errors.md": errors_page, "settings.md": settings_page, "commands.md": commands_page}
+def schema_text() -> str:
+    """Return the JSON Schema of `mulle.toml`."""
+    from mulle.loop.settings.schema import render_schema
+
+    return render_schema()
+
+
+PAGES = {
+    "reference/errors.md": errors_page,
+    "reference/settings.md": settings_page,
+    "reference/commands.md": commands_page,
+    "mulle.schema.json": schema_text,
+}
 
 
 def main(arguments: list[str]) -> int:
     """Write the pages, or with `--check` say which are out of date."""
-    stale = []
+    stale: list[str] = []
     for name, make in PAGES.items():
-        path, text = REFERENCE / name, make().rstrip() + "\n"
+        path, text = DOCS / name, make().rstrip() + "\n"
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             stale.append(name)
             if "--check" not in arguments:

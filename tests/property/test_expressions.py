@@ -20,7 +20,7 @@ from mulle.core.schema import Column, ColumnType, Schema
 from mulle.data.arrays import to_arrays
 from mulle.data.expr_polars import compute_features
 
-EXAMPLES = 100
+EXAMPLES = 200
 """Drawn tables and expressions per test; 5,000 were tried when the compilers were written."""
 
 SCHEMA = Schema(

@@ -1,9 +1,15 @@
 """Tiny real projects: a folder with a table that can be learnt, its `project.py` and `mulle.toml`, and the real commands."""
 
+import atexit
 import json
+import os
 import shutil
+import subprocess
+import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +33,7 @@ ESTIMATORS = {
         "HistGradientBoostingClassifier(max_iter=20, max_leaf_nodes=8, random_state=seed)",
     ),
     "pipeline": (
-        "from sklearn.linear_model import LogisticRegression\n    from sklearn.pipeline import Pipeline\n    "
-        "from sklearn.preprocessing import StandardScaler",
+        "from sklearn.linear_model import LogisticRegression\n    from sklearn.pipeline import Pipeline\n    from sklearn.preprocessing import StandardScaler",
         'Pipeline([("scale", StandardScaler()), ("classify", LogisticRegression(C=strength, max_iter=500, random_state=seed))])',
     ),
 }
@@ -123,7 +128,7 @@ class Sample:
         w = self.words
         imports, expression = ESTIMATORS[self.estimator]
         positive = f", positive={w.classes[1]!r}" if self.task == "binary" else ""
-        return f'''import mulle
+        return f"""import mulle
 from mulle import col
 
 from helpers import per
@@ -158,7 +163,7 @@ def model(strength=1.0, seed=0):
     {imports}
 
     return {expression}
-'''
+"""
 
     def write(self, folder: Path) -> "TinyProject":
         """Write the project into `folder` and return it."""
@@ -171,13 +176,13 @@ def model(strength=1.0, seed=0):
         return project
 
 
-HELPERS = '''def per(amount, time):
+HELPERS = """def per(amount, time):
     return amount / (time + 1)
 
 
 def nobody_calls_this(x):
     return x
-'''
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,3 +276,31 @@ def _toml(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{json.dumps(k, ensure_ascii=False)} = {_toml(v)}" for k, v in value.items()) + " }"
     return json.dumps(value, ensure_ascii=False)
+
+
+@cache
+def _finished(words: Words, task: str, estimator: str) -> tuple[TinyProject, Path]:
+    folder = Path(tempfile.mkdtemp(prefix="mulle-tiny-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    home = folder / "home"
+    project = Sample(words, task, estimator).write(folder / "project")
+    environment = {**os.environ, "MULLE_HOME": str(home)}
+    done = subprocess.run(
+        [sys.executable, "-m", "mulle.apps.cli.main", "run", "-p", str(project.folder)],
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return project, home
+
+
+def finished(target: Path, monkeypatch: Any, *, words: Words = ENGLISH, task: str = "binary", estimator: str = "logistic") -> TinyProject:
+    """Return a copy, in `target`, of a project whose wheel has turned once, and use the key it was signed with.
+
+    The wheel is turned once per process and kind of project.
+    """
+    project, home = _finished(words, task, estimator)
+    monkeypatch.setenv("MULLE_HOME", str(home))
+    return project.copy(target)

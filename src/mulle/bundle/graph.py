@@ -5,15 +5,14 @@ Inputs are named exactly as the columns, in the schema's order, shape (n, 1), `d
 feature reads are inputs. The matrix is float32 (n, D), its columns in the order of `Preprocess.output_names`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import ModelProto, TensorProto, helper, version_converter
-from onnx.compose import add_prefix, merge_models
+from onnx import GraphProto, ModelProto, TensorProto, helper, version_converter
 
 from mulle.bundle.expr_onnx import ML, Compiled, Rails, compile_expressions, missing_rail, rails_to_number
 from mulle.bundle.graph_builder import IR_VERSION, PRODUCER, GraphBuilder, free_name
@@ -85,16 +84,28 @@ def attach_model(preprocessing: bytes, model: bytes, *, task: Task, n_classes: i
     wanted, width = ("prediction", 1) if task == "regression" else ("probabilities", n_classes)
     matrix = front.graph.output[0]
     _require_model(back, wanted, n_features=matrix.type.tensor_type.shape.dim[1].dim_value, width=width)
-    _same_versions(front, back)
+    versions = _same_versions(front, back)
     raw = [value.name for value in front.graph.input]
-    front, back = _apart(front, raw), add_prefix(back, "model/", rename_functions=False)
-    del back.graph.output[:]
+    taken = [*raw, matrix.name, *(name for node in front.graph.node for name in node.output), *(t.name for t in front.graph.initializer)]
+    prefix = free_name("model/", taken, starts=True)
+    _rename(back.graph, lambda name: matrix.name if name == "features" else prefix + name)
     name = free_name(wanted, raw)
-    back.graph.node.append(helper.make_node("Identity", [f"model/{wanted}"], [name], name=f"Identity:{name}"))
-    back.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", width]))
-    merged = merge_models(front, back, io_map=[(front.graph.output[0].name, "model/features")], producer_name=PRODUCER)
-    merged.graph.name = "mulle"
-    merged.ir_version = max(front.ir_version, back.ir_version)
+    nodes = [*front.graph.node, *back.graph.node, helper.make_node("Identity", [prefix + wanted], [name], name=f"Identity:{name}")]
+    graph = helper.make_graph(
+        nodes,
+        PRODUCER,
+        list(front.graph.input),
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", width])],
+        initializer=[*front.graph.initializer, *back.graph.initializer],
+        sparse_initializer=list(back.graph.sparse_initializer),
+    )
+    merged = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid(domain, version) for domain, version in versions.items()],
+        functions=list(back.functions),
+        producer_name=PRODUCER,
+        ir_version=max(front.ir_version, back.ir_version, IR_VERSION),
+    )
     onnx.checker.check_model(merged, full_check=True)
     return merged.SerializeToString(deterministic=True)
 
@@ -283,30 +294,41 @@ def _require_model(model: ModelProto, wanted: str, *, n_features: int, width: in
             )
 
 
-def _same_versions(front: ModelProto, back: ModelProto) -> None:
-    """Bring both graphs to the newer version of every operator set they share.
+def _same_versions(front: ModelProto, back: ModelProto) -> dict[str, int]:
+    """Return the version of every operator set of the joined graph, after the model was converted where it is older.
 
-    Our own operators mean the same from `OPSET` on, so that the preprocessing is only labelled; the model is converted.
+    Our own operators mean the same in every version from `OPSET` on: they are only labelled anew.
     """
-    ours = next(item for item in front.opset_import if not item.domain)
-    theirs = {item.domain: item for item in back.opset_import}
-    if "" in theirs and theirs[""].version < ours.version:
-        others = [(item.domain, item.version) for item in back.opset_import if item.domain]
-        back.CopyFrom(version_converter.convert_version(back, ours.version))
-        present = {item.domain for item in back.opset_import}
-        back.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in others if domain not in present)
-    elif "" in theirs:
-        ours.version = theirs[""].version
-    else:
-        back.opset_import.append(helper.make_opsetid("", ours.version))
-    for mine in front.opset_import:
-        for other in back.opset_import:
-            if mine.domain and mine.domain == other.domain:
-                mine.version = other.version = max(mine.version, other.version)
-    front.ir_version = back.ir_version = max(front.ir_version, back.ir_version, IR_VERSION)
+    ours, theirs = _versions(front), _versions(back)
+    if 0 < theirs.get("", 0) < ours[""]:
+        # skl2onnx lists operator sets twice, and the converter would mend one of the two.
+        del back.opset_import[:]
+        back.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in theirs.items())
+        back.CopyFrom(version_converter.convert_version(back, ours[""]))
+    return {domain: max(ours.get(domain, 0), theirs.get(domain, 0)) for domain in [*ours, *theirs]}
 
 
-def _apart(front: ModelProto, raw: Sequence[str]) -> ModelProto:
-    """Return the preprocessing with its inner names out of the way of the model's; inputs keep the columns' names."""
-    prefix = free_name("raw/", raw, starts=True)
-    return add_prefix(front, prefix, rename_inputs=False)
+def _versions(model: ModelProto) -> dict[str, int]:
+    versions: dict[str, int] = {}
+    for item in model.opset_import:
+        versions[item.domain] = max(item.version, versions.get(item.domain, 0))
+    return versions
+
+
+def _rename(graph: GraphProto, rename: Callable[[str], str]) -> None:
+    """Give every value of a graph and of the graphs inside it another name; an empty name means "not given" and stays.
+
+    onnx.compose renames too, but not what a loop's body reads from outside.
+    """
+    for tensor in graph.initializer:
+        tensor.name = rename(tensor.name)
+    for sparse in graph.sparse_initializer:
+        sparse.values.name = rename(sparse.values.name)
+    for value in [*graph.input, *graph.output]:
+        value.name = rename(value.name)
+    for node in graph.node:
+        node.input[:] = [rename(name) if name else "" for name in node.input]
+        node.output[:] = [rename(name) if name else "" for name in node.output]
+        for attribute in node.attribute:
+            for inner in [attribute.g, *attribute.graphs]:
+                _rename(inner, rename)

@@ -423,5 +423,5 @@ def _plain_number(value: object, op: str) -> float | None:
         return None
     kind, number = literal_params(value) if not isinstance(value, Expr) else ("expression", None)
     if kind != "number" or not isinstance(number, float):
-        raise SpecError(f"expression-{op}", f"{op} was given {bounded(value)}", fix="give plain numbers", where=user_location())
+        raise SpecError("expression-bound", f"{op} was given {bounded(value)}", fix="give plain numbers", where=user_location())
     return number

@@ -273,6 +273,12 @@ def render_summary(report: RunReport) -> list[tuple[str, str, str, str, str]]:
 
 
 def _facts_line(facts: Mapping[str, Any]) -> str:
-    """Return the plain facts on one line, digests cut to what a person compares."""
+    """Return the plain facts on one line, digests and numbers cut to what a person compares."""
     shown = {name: value for name, value in facts.items() if value is not None and not isinstance(value, (dict, list))}
-    return ", ".join(f"{name} {value[:12] if isinstance(value, str) and is_digest(value) else value}" for name, value in shown.items())
+    return ", ".join(f"{name} {_fact(value)}" for name, value in shown.items())
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value[:12] if isinstance(value, str) and is_digest(value) else str(value)

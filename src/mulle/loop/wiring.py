@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mulle.core.errors import SpecError
-from mulle.loop.paths import StatePaths, state_paths
+from mulle.loop.paths import StatePaths, folder_unwritable, state_paths
 from mulle.loop.settings import LOCAL, Settings, load_settings
 
 if TYPE_CHECKING:
@@ -103,8 +103,14 @@ def tracking_uri(settings: Settings) -> str:
     address = resolve_reference(settings.backends.tracking, settings.project_dir)
     if address is not None:
         return address
+    from mulle.loop.moved import follow_move
+
     paths = state_paths(settings.project_dir).ensure()
-    paths.mlflow_artifacts.mkdir(parents=True, exist_ok=True)
+    try:
+        paths.mlflow_artifacts.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise folder_unwritable(paths.mlflow, error) from error
+    follow_move(paths)
     return f"sqlite:///{paths.mlflow_db}"
 
 

@@ -23,7 +23,9 @@ _MAX_SHOWN_CATEGORIES = 50
 _STYLE = """:root{color-scheme:light dark;--line:#8884}body{font:16px/1.5 system-ui,sans-serif;
 max-width:60rem;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2rem}table{border-collapse:collapse;width:100%;font-size:.92rem}
-td,th{border-bottom:1px solid var(--line);padding:.35rem .6rem;text-align:left;overflow-wrap:anywhere}
+td,th{border-bottom:1px solid var(--line);padding:.35rem .6rem;text-align:left;overflow-wrap:break-word}
+td:first-child{white-space:nowrap}
+pre:empty{display:none}
 textarea,pre{width:100%;box-sizing:border-box;
 font:13px/1.45 ui-monospace,monospace;padding:.7rem;border:1px solid var(--line);border-radius:6px;overflow:auto}
 textarea{min-height:12rem}
@@ -231,7 +233,7 @@ def _column_row(column: ColumnInfo) -> str:
     if column.categories is not None:
         shown = ", ".join(column.categories[:_MAX_SHOWN_CATEGORIES]) + ("…" if len(column.categories) > _MAX_SHOWN_CATEGORIES else "")
     elif column.minimum is not None or column.maximum is not None:
-        shown = f"{column.minimum} to {column.maximum}"
+        shown = " to ".join("?" if end is None else f"{end:,g}" for end in (column.minimum, column.maximum))
     else:
         shown = ""
     cells = (column.name, column.type.value, "yes" if column.nullable else "no", shown)

@@ -6,13 +6,13 @@ import onnx
 import polars as pl
 import pytest
 from onnx import TensorProto, helper
-from onnxmltools import convert_lightgbm
-from onnxmltools.convert.common.data_types import FloatTensorType as BoosterFloats
 from skl2onnx import to_onnx
 from skl2onnx.common.data_types import FloatTensorType
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.neural_network import MLPClassifier
 
+from mulle.bundle.convert import estimator_to_onnx
 from mulle.bundle.graph import attach_model, build_preprocessing, output_name, run_graph
 from mulle.core.errors import SpecError
 from mulle.core.expr import col
@@ -43,7 +43,8 @@ def _named(model, source, wanted):
 
 
 @pytest.mark.parametrize("opset", [15, 18, 21], ids=["an older opset is converted", "one in between", "a newer one is joined"])
-@pytest.mark.parametrize("estimator", [LogisticRegression(), HistGradientBoostingClassifier(max_iter=10)], ids=["linear", "trees"])
+@pytest.mark.parametrize("estimator", [LogisticRegression(), MLPClassifier((4,), max_iter=20)], ids=["linear", "a small network"])
+@pytest.mark.filterwarnings("ignore:.*converge")
 def test_sklearn_classifiers_answer_from_raw_columns(estimator, opset):
     """The joined graph gives what preprocessing and estimator give one after the other."""
     arrays, y = _data()
@@ -62,14 +63,18 @@ def test_sklearn_classifiers_answer_from_raw_columns(estimator, opset):
     assert [value.name for value in onnx.load_from_string(whole).graph.input] == ["나이", "계약"]
 
 
-def test_lightgbm_answers_from_raw_columns():
-    """A booster's export, in an operator set older than ours, is joined too."""
+@pytest.mark.parametrize(
+    "estimator",
+    [HistGradientBoostingClassifier(max_iter=10, random_state=0), lightgbm.LGBMClassifier(n_estimators=10, verbose=-1, n_jobs=1)],
+    ids=["sklearn", "lightgbm"],
+)
+def test_boosted_trees_answer_from_raw_columns(estimator):
+    """What our own exporter writes is joined too."""
     arrays, y = _data()
     front = build_preprocessing(FEATURES, SCHEMA, PREPROCESS)
     matrix = run_graph(front, arrays, output="features")
-    fitted = lightgbm.LGBMClassifier(n_estimators=10, verbose=-1, n_jobs=1).fit(matrix, y)
-    exported = convert_lightgbm(fitted, initial_types=[("features", BoosterFloats([None, matrix.shape[1]]))], zipmap=False)
-    whole = attach_model(front, exported.SerializeToString(), task="binary", n_classes=2)
+    fitted = estimator.fit(matrix, y)
+    whole = attach_model(front, estimator_to_onnx(fitted, matrix.shape[1], "binary"), task="binary", n_classes=2)
 
     np.testing.assert_allclose(run_graph(whole, arrays, output="probabilities"), fitted.predict_proba(matrix), atol=1e-5)
 

@@ -168,7 +168,7 @@ def test_dates_are_seconds_since_1970(moment, seconds):
         pytest.param(lambda: col("a").bucket([2, 1]), "expression-bucket", "rising", id="edges that fall"),
         pytest.param(lambda: col("a").bucket([]), "expression-bucket", "rising", id="no edges"),
         pytest.param(lambda: col("a").clip(5, 1), "expression-clip", "lower end first", id="an empty range"),
-        pytest.param(lambda: col("a").clip(col("b"), 1), "expression-clip", "plain numbers", id="bounds that are expressions"),
+        pytest.param(lambda: col("a").clip(col("b"), 1), "expression-bound", "plain numbers", id="bounds that are expressions"),
         pytest.param(lambda: col("a").round(99), "expression-round", "-15 to 15", id="too many decimals"),
         pytest.param(lambda: col("a").map_values({}), "expression-map", "texts to texts", id="an empty mapping"),
         pytest.param(lambda: col("a").map_values({"x": 1, "y": "z"}), "expression-map", "same kind", id="values of two kinds"),

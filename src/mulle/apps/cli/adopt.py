@@ -7,7 +7,7 @@ import typer
 
 from mulle.apps.cli.output import note, print_json, say
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 _EXAMPLE = "Example: mulle adopt model.onnx --sample customers.csv --target churn --name churn"
 

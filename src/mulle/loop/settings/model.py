@@ -216,38 +216,44 @@ class ServingTable(Table):
 class ErrorRateBound(Table):
     """Bound on the share of failed answers."""
 
-    max_increase: float = Field(ge=0.0, le=1.0)
+    max_increase: float = Field(ge=0.0, le=1.0, description="How much larger the challenger's share may be, in points.")
 
 
 class LatencyBound(Table):
     """Bound on a quantile of the answer time."""
 
-    max_ratio: float = Field(gt=1.0)
-    at: float = Field(default=0.99, gt=0.0, lt=1.0)
+    max_ratio: float = Field(gt=1.0, description="How many times the champion's quantile the challenger's may be.")
+    at: float = Field(default=0.99, gt=0.0, lt=1.0, description="Which quantile.")
 
 
 class MetricDrop(Table):
     """Bound on the loss of a metric."""
 
-    metric: str
-    max_drop: float = Field(ge=0.0)
+    metric: str = Field(description="The metric, as gates name it.")
+    max_drop: float = Field(ge=0.0, description="Loss that is tolerated, in the metric's unit.")
 
 
 class AnalysisTable(Table):
     """What a rollout watches."""
 
-    alpha: float = Field(default=0.05, gt=0.0, lt=0.5)
+    alpha: float = Field(default=0.05, gt=0.0, lt=0.5, description="Chance that a rollout is stopped without a reason.")
     error_rate: ErrorRateBound | None = None
     latency: LatencyBound | None = None
     quality: MetricDrop | None = None
-    on_metric_outage: Literal["hold", "rollback", "continue"] = "hold"
+    on_metric_outage: Literal["hold", "rollback", "continue"] = Field(
+        default="hold", description="What happens while nothing can be measured."
+    )
 
 
 class RolloutTable(Table):
     """How traffic moves to a challenger. Checked, and kept for the version that acts on it."""
 
-    strategy: Literal["canary", "blue_green", "shadow", "ab", "bandit"] = "canary"
-    weights: tuple[Annotated[int, Field(ge=0, le=100)], ...] = (5, 25, 50, 100)
+    strategy: Literal["canary", "blue_green", "shadow", "ab", "bandit"] = Field(
+        default="canary", description="How a challenger meets traffic."
+    )
+    weights: tuple[Annotated[int, Field(ge=0, le=100)], ...] = Field(
+        default=(5, 25, 50, 100), description="The challenger's share of traffic at each step, in per cent."
+    )
     analysis: AnalysisTable = AnalysisTable()
 
 
@@ -264,9 +270,11 @@ class MonitorTable(Table):
 class RetrainTable(Table):
     """When the wheel turns again. Checked, and kept for the version that acts on it."""
 
-    on: tuple[Literal["schedule", "drift", "performance", "data", "manual"], ...] = ("manual",)
-    schedule: Annotated[str, AfterValidator(_cron)] | None = None
-    cooldown: Duration = "6h"
+    on: tuple[Literal["schedule", "drift", "performance", "data", "manual"], ...] = Field(
+        default=("manual",), description="What starts a run."
+    )
+    schedule: Annotated[str, AfterValidator(_cron)] | None = Field(default=None, description="When, as five cron fields.")
+    cooldown: Duration = Field(default="6h", description="Least time between two runs that were not started by hand.")
 
 
 class RetentionTable(Table):
