@@ -13,15 +13,15 @@ def measure_drift(context: Context) -> dict[str, Any]:
     rows, schema = drift.load_customers()
     evidently = drift.evidently_preset(schema)
     contestants = {
-        "mulle": (drift.mulle(schema), 20 if context.quick else 100),
-        "scipy KS and chi-square, p < .05": (drift.scipy_uncorrected, 20 if context.quick else 100),
-        "PSI > 0.1": (drift.psi_customary, 20 if context.quick else 100),
+        "mulle": (drift.mulle(schema), 20 if context.quick else 200),
+        "scipy KS and chi-square, p < .05": (drift.scipy_uncorrected, 20 if context.quick else 200),
+        "PSI > 0.1": (drift.psi_customary, 20 if context.quick else 200),
     }
     skipped = {}
     if evidently is None:
         skipped["evidently preset"] = "it is not installed here"
     else:
-        contestants["evidently preset"] = (evidently, 2 if context.quick else 12)
+        contestants["evidently preset"] = (evidently, 2 if context.quick else 20)
     shares: dict[str, dict[str, Any]] = {}
     costs: dict[str, dict[str, Any]] = {}
     for n_window, rise in WINDOWS:

@@ -3,12 +3,12 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 from http_stack import REQUEST, STACKS
-from http_stack import measure as measure_stack
 from load import ask_once, drive, free_port, tree
 from measure import HERE, Context, SkippedError, Values, column, headline, quiet_environment, report, table, take_turns
 from venvs import peer_bin
@@ -28,12 +28,28 @@ COLUMNS = (
 )
 
 
-def peer(name: str, connections: int, seconds: float) -> Values:
-    """Return the figures of a server in its own environment."""
+OWN = (
+    "import socket, http_stack; s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); "
+    "s.bind(('127.0.0.1', {port})); s.listen(1024); s.setblocking(False); http_stack.STACKS[{name!r}](s)"
+)
+
+
+def own_command(name: str, port: int) -> list[str]:
+    """Return how a stack of `http_stack.py` is started in a process of its own."""
+    return [sys.executable, "-c", OWN.format(name=name, port=port)]
+
+
+def peer_command(name: str, port: int) -> list[str]:
+    """Return how a server in the peers' environment is started."""
+    return [str(peer_bin("http") / "python"), str(HERE / "peers" / "http_servers.py"), name, str(port)]
+
+
+def measure_server(command: Callable[[str, int], list[str]], name: str, connections: int, seconds: float) -> Values:
+    """Return the figures of a server, started anew."""
     port = free_port()
     process = subprocess.Popen(
-        [str(peer_bin("http") / "python"), str(HERE / "peers" / "http_servers.py"), name, str(port)],
-        cwd=HERE / "peers",
+        command(name, port),
+        cwd=HERE / "peers" if command is peer_command else HERE,
         env=quiet_environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -58,28 +74,21 @@ def peer(name: str, connections: int, seconds: float) -> Values:
 
 def measure_http_stack(context: Context) -> dict[str, Any]:
     """Return rate and CPU per request of each stack at several numbers of connections."""
-    seconds = 0.5 if context.quick else 1.5
+    seconds = 0.5 if context.quick else 1.0
     tables = []
     skipped: dict[str, str] = {}
     for n in CONNECTIONS if not context.quick else (16,):
 
-        def stack(name: str, n: int = n) -> Callable[[], Values]:
-            def once() -> Values:
-                rate, p50, p99, cpu = measure_stack(name, n, seconds)
-                return {"rate": rate, "p50_ms": p50, "p99_ms": p99, "cpu_us": cpu}
+        def server(command: Callable[[str, int], list[str]], name: str, n: int = n) -> Callable[[], Values]:
+            return lambda: measure_server(command, name, n, seconds)
 
-            return once
-
-        def server(name: str, n: int = n) -> Callable[[], Values]:
-            return lambda: peer(name, n, seconds)
-
-        contestants = {NAMES[name]: stack(name) for name in STACKS}
+        contestants = {NAMES[name]: server(own_command, name) for name in STACKS}
         contestants |= {
-            "granian, RSGI": server("granian"),
-            "blacksheep on uvicorn": server("blacksheep"),
-            "robyn": server("robyn"),
+            "granian, RSGI": server(peer_command, "granian"),
+            "blacksheep on uvicorn": server(peer_command, "blacksheep"),
+            "robyn": server(peer_command, "robyn"),
         }
-        turns = take_turns(contestants, rounds=context.rounds(3), warm_up=False)
+        turns = take_turns(contestants, rounds=context.rounds(2), warm_up=False)
         skipped |= turns.skipped
         tables.append(
             table(

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mulle.core.errors import MulleError
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 BIN = Path(sys.executable).parent
@@ -65,6 +67,7 @@ def quiet_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
         "DVC_NO_ANALYTICS": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
         "DAGSTER_DISABLE_TELEMETRY": "yes",
         "BENTOML_DO_NOT_TRACK": "True",
         "PYTHONUTF8": "1",
@@ -150,18 +153,19 @@ def take_turns(
     Args:
         contestants: Name to one measurement.
         rounds: How many rounds each takes part in.
-        warm_up: Whether a first, uncounted round fills caches and writes byte code.
+        warm_up: Whether a first, uncounted round fills caches and writes byte code; not for those that take part once.
         rounds_of: Fewer rounds for slow ones.
     """
     found: dict[str, list[Values]] = {name: [] for name in contestants}
     turns = Turns()
     for number in range(-1 if warm_up else 0, rounds):
         for name, once in contestants.items():
-            if name in turns.skipped or number >= (rounds_of or {}).get(name, rounds):
+            own = (rounds_of or {}).get(name, rounds)
+            if name in turns.skipped or number >= own or (number < 0 and own == 1 < rounds):
                 continue
             try:
                 values = once()
-            except SkippedError as reason:
+            except (SkippedError, MulleError, OSError) as reason:
                 turns.skipped[name] = str(reason)
                 continue
             if number >= 0:

@@ -94,6 +94,7 @@ def measure_one(name: str, context: Context) -> dict[str, Any]:
     _, _, limit_s = BENCHMARKS[name]
     output = context.folder / f"{name}.json"
     command = [sys.executable, str(HERE / "run.py"), "--one", name, "--folder", str(context.folder)]
+    output.unlink(missing_ok=True)
     log = context.folder / f"{name}.log"
     with log.open("wb") as said:
         process = subprocess.Popen(

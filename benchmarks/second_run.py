@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from measure import BIN, CPU, HERE, MEMORY, WALL, Context, Values, headline, report, run_command, table, take_turns
+from measure import BIN, CPU, HERE, WALL, Context, Values, headline, report, run_command, table, take_turns
 from venvs import peer_bin
 
 N_STAGES = 9
@@ -42,12 +42,12 @@ def measure_second_run(context: Context) -> dict[str, Any]:
             "dvc repro": dvc,
             "prefect, its own server": prefect,
         },
-        rounds=context.rounds(5),
-        rounds_of={"prefect, its own server": context.rounds(3)},
+        rounds=context.rounds(7),
+        rounds_of={"dvc repro": context.rounds(3), "prefect, its own server": context.rounds(2)},
     )
     shown = table(
         "",
-        [WALL, CPU, MEMORY],
+        [WALL, CPU],
         turns.rows,
         ratio="wall_s",
         headlines=[headline("second `mulle run`, nothing changed", "mulle run", "wall_s", below=1.0)],

@@ -108,7 +108,7 @@ def measure_serving(context: Context) -> dict[str, Any]:
     """Return cold start, memory and rates, every server started anew in each round."""
     contestants = contestants_of(context.project())
     home = context.fresh("serving")
-    seconds = 1.0 if context.quick else 4.0
+    seconds = 1.0 if context.quick else 3.0
 
     def once(contestant: Contestant) -> Values:
         server = Server(contestant, home)
@@ -128,7 +128,7 @@ def measure_serving(context: Context) -> dict[str, Any]:
         finally:
             server.stop()
 
-    turns = take_turns({name: (lambda one=one: once(one)) for name, one in contestants.items()}, rounds=context.rounds(3), warm_up=False)
+    turns = take_turns({name: (lambda one=one: once(one)) for name, one in contestants.items()}, rounds=context.rounds(2), warm_up=False)
     start = table(
         "From the start of the process to the first answered prediction",
         [

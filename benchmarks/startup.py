@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from measure import BIN, CPU, MEMORY, WALL, Context, Values, headline, report, run_command, table, take_turns
+from measure import BIN, CPU, WALL, Context, Values, headline, report, run_command, table, take_turns
 from venvs import peer_bin
 
 
@@ -24,9 +24,8 @@ def measure_startup(context: Context) -> dict[str, Any]:
             "prefect --help": command(lambda: peer_bin("prefect") / "prefect", "--help"),
             "dagster --help": command(lambda: peer_bin("dagster") / "dagster", "--help"),
         },
-        rounds=context.rounds(5),
+        rounds=context.rounds(7),
+        rounds_of={f"{peer} --help": context.rounds(3) for peer in ("mlflow", "dvc", "prefect", "dagster")},
     )
-    shown = table(
-        "", [WALL, CPU, MEMORY], turns.rows, ratio="wall_s", headlines=[headline("`mulle --help`", "mulle --help", "wall_s", below=0.3)]
-    )
+    shown = table("", [WALL, CPU], turns.rows, ratio="wall_s", headlines=[headline("`mulle --help`", "mulle --help", "wall_s", below=0.3)])
     return report("Answering `--help`", [shown], skipped=turns.skipped)

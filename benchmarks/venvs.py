@@ -11,7 +11,7 @@ FOLDER = HERE / ".venvs"
 INSTALL_TIMEOUT_S = 240
 REQUIREMENTS = {
     "dvc": ["dvc>=3.67,<4"],
-    "prefect": ["prefect>=3.8,<4"],
+    "prefect": ["prefect>=3.8,<4", "fastapi>=0.139,<0.151"],
     "dagster": ["dagster>=1.12"],
     "metaflow": ["metaflow>=2.15"],
     "bentoml": ["bentoml>=1.4", "onnxruntime", "numpy"],

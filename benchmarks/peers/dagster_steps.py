@@ -2,6 +2,7 @@
 
 import json
 import logging
+import statistics
 import sys
 import time
 
@@ -29,11 +30,14 @@ def make(n: int):
 if __name__ == "__main__":
     logging.disable(logging.CRITICAL)
     n = int(sys.argv[1])
-    spent = []
+    walls, cpus = {1: [], n + 1: []}, {1: [], n + 1: []}
     with DagsterInstance.local_temp() as instance:
-        make(2).execute_in_process(instance=instance)
-        for steps in (make(1), make(n + 1)):
+        jobs = {size: make(size) for size in walls}
+        jobs[1].execute_in_process(instance=instance)
+        for size in (1, n + 1) * 3:
             wall, used = time.perf_counter(), time.process_time()
-            steps.execute_in_process(instance=instance)
-            spent.append((time.perf_counter() - wall, time.process_time() - used))
-    print(json.dumps({"wall_ms": 1000 * (spent[1][0] - spent[0][0]) / n, "cpu_ms": 1000 * (spent[1][1] - spent[0][1]) / n}))
+            jobs[size].execute_in_process(instance=instance)
+            walls[size].append(time.perf_counter() - wall)
+            cpus[size].append(time.process_time() - used)
+    per_step = [1000 * (statistics.median(one[n + 1]) - statistics.median(one[1])) / n for one in (walls, cpus)]
+    print(json.dumps({"wall_ms": per_step[0], "cpu_ms": per_step[1]}))

@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from support.pages import KINDS, NOT_RUN, OPENING, Command, Page, Recording, Session, missing_lines, read_page
+from support.pages import KINDS, NOT_RUN, OPENING, Command, Page, Recording, Session, missing_lines, read_commands, read_page
 
 from mulle.loop.settings.load import load_settings
 
@@ -58,14 +58,12 @@ def carry_out(page, session, printed):
         if block.title and block.kind in {"python", "toml", "json"}:
             target = Path(session.here) / block.title
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(block.text, encoding="utf-8")
+            target.write_text(session.with_port(block.text), encoding="utf-8")
         elif block.kind == "python":
             _, problem = session.run_python(block)
             if problem:
                 problems.append(f"{where}: the block raises\n{problem}")
         elif block.kind == "console":
-            from support.pages import read_commands
-
             for command in read_commands(block):
                 if command.text.startswith(NOT_RUN):
                     continue

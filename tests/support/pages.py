@@ -206,7 +206,7 @@ class Session:
 
     def run(self, command: Command) -> tuple[int, str]:
         """Carry one command out; return its exit code and everything it printed, ports as the page has them."""
-        text = self._with_port(command.text)
+        text = self.with_port(command.text)
         if command.stays:
             return 0, self._start(command, text)
         keep = self.root / "shell.json"
@@ -237,7 +237,7 @@ class Session:
         process = self.python
         assert process.stdin is not None
         assert process.stdout is not None
-        asked = {"code": self._with_port(block.text), "folder": self.here, "name": f"<line {block.line}>"}
+        asked = {"code": self.with_port(block.text), "folder": self.here, "name": f"<line {block.line}>"}
         process.stdin.write(json.dumps(asked) + "\n")
         process.stdin.flush()
         answer = json.loads(process.stdout.readline())
@@ -277,7 +277,8 @@ class Session:
                 return printed
             time.sleep(0.05)
 
-    def _with_port(self, text: str) -> str:
+    def with_port(self, text: str) -> str:
+        """Return `text` with the port of this session in place of the one pages show."""
         text = re.sub(rf"\b{_PORT}\b", str(self.port), text)
         return re.sub(r"\bmulle serve\b(?!.*--port)", f"mulle serve --port {self.port}", text)
 

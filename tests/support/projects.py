@@ -7,7 +7,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 import polars as pl
 
 from mulle.apps.cli.main import main
+from support.http_client import RawClient
 
 LIGHT = {
     "train": {"k_folds": 0},
@@ -33,8 +35,8 @@ ESTIMATORS = {
         "HistGradientBoostingClassifier(max_iter=20, max_leaf_nodes=8, random_state=seed)",
     ),
     "pipeline": (
-        "from sklearn.linear_model import LogisticRegression\n    from sklearn.pipeline import Pipeline\n    from sklearn.preprocessing import StandardScaler",
-        'Pipeline([("scale", StandardScaler()), ("classify", LogisticRegression(C=strength, max_iter=500, random_state=seed))])',
+        "from sklearn import linear_model, pipeline, preprocessing",
+        "pipeline.make_pipeline(preprocessing.StandardScaler(), linear_model.LogisticRegression(C=strength, random_state=seed))",
     ),
 }
 
@@ -304,3 +306,32 @@ def finished(target: Path, monkeypatch: Any, *, words: Words = ENGLISH, task: st
     project, home = _finished(words, task, estimator)
     monkeypatch.setenv("MULLE_HOME", str(home))
     return project.copy(target)
+
+
+@contextmanager
+def serving(project: TinyProject) -> Iterator[RawClient]:
+    """Serve the project's deployment with the real command on a free port, and give a client."""
+    command = [sys.executable, "-m", "mulle.apps.cli.main", "serve", "--port", "0", "--json", "-p", str(project.folder)]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8")
+    assert server.stdout is not None
+    try:
+        text = ""
+        while not text.endswith("}\n"):
+            line = server.stdout.readline()
+            assert line, f"the server ended: {text}"
+            text += line
+        listening = json.loads(text)
+        with RawClient(listening["host"], listening["port"], timeout_s=30) as client:
+            yield client
+    finally:
+        server.terminate()
+        server.wait(30)
+        server.stdout.close()
+
+
+def json_rows(table: pl.DataFrame, names: list[str]) -> list[dict[str, Any]]:
+    """Return rows as a client would send them: dates as ISO text, nothing for what is missing."""
+    return [
+        {name: value.isoformat() if hasattr(value, "isoformat") else value for name, value in row.items()}
+        for row in table.select(names).to_dicts()
+    ]

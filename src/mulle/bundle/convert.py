@@ -7,6 +7,7 @@ wrong (seen: linear discriminants with two classes, calibrated LightGBM): that i
 """
 
 import copy
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -133,25 +134,31 @@ def _convert(estimator: Any, initial_types: Sequence[tuple[str, Any]], options: 
     return model
 
 
+def _fresh(text: str, taken: set[str]) -> str:
+    """Return `text`, with a number behind it where it is taken."""
+    return next(name for name in itertools.chain([text], (f"{text}_{i}" for i in itertools.count(2))) if name not in taken)
+
+
 def single_output(model: Any, source: str, task: Task) -> bytes:
     """Keep one output, as float32 of two dimensions under the task's name, and drop what no longer leads to it."""
     graph = model.graph
     name: Literal["prediction", "probabilities"] = "prediction" if task == "regression" else "probabilities"
-    inner = f"{name}_inner"
-    # A tensor inside may already carry the name the output is to have.
-    taken = {text for node in graph.node for text in (*node.input, *node.output)}
+    # The graph may have been through here before (an adopted bundle): nothing that is added may carry a name it knows.
+    taken = {text for node in graph.node for text in (node.name, *node.input, *node.output)} | {item.name for item in graph.initializer}
+    inner, casted, cast, shape, last = (
+        _fresh(text, taken) for text in (f"{name}_inner", f"{name}_float", "mulle_cast", "mulle_column", "mulle_name")
+    )
     if name in taken:
         for node in graph.node:
             _replace(node.input, name, inner)
             _replace(node.output, name, inner)
         source = inner if source == name else source
-    casted = f"{name}_float"
-    graph.node.append(helper.make_node("Cast", [source], [casted], to=TensorProto.FLOAT, name="mulle_cast"))
+    graph.node.append(helper.make_node("Cast", [source], [casted], to=TensorProto.FLOAT, name=cast))
     if task == "regression":
-        graph.initializer.append(helper.make_tensor("mulle_column", TensorProto.INT64, [2], [-1, 1]))
-        graph.node.append(helper.make_node("Reshape", [casted, "mulle_column"], [name], name="mulle_shape"))
+        graph.initializer.append(helper.make_tensor(shape, TensorProto.INT64, [2], [-1, 1]))
+        graph.node.append(helper.make_node("Reshape", [casted, shape], [name], name=last))
     else:
-        graph.node.append(helper.make_node("Identity", [casted], [name], name="mulle_name"))
+        graph.node.append(helper.make_node("Identity", [casted], [name], name=last))
     del graph.output[:]
     graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 1 if task == "regression" else None]))
     prune(model)

@@ -91,7 +91,7 @@ def _floats(series: pl.Series) -> npt.NDArray[np.float64]:
 def _to_series(values: npt.NDArray[Any], column: Column) -> pl.Series:
     if column.type is ColumnType.TEXT:
         return pl.Series(column.name, [None if value == MISSING_TEXT else str(value) for value in values.tolist()], dtype=pl.String)
-    numbers = pl.Series(column.name, np.asarray(values, dtype=np.float64)).fill_nan(None)
+    numbers = pl.Series("values", np.asarray(values, dtype=np.float64)).fill_nan(None).alias(column.name)
     if column.type is ColumnType.BOOLEAN:
         return numbers.cast(pl.Boolean)
     if column.type is ColumnType.DATETIME:

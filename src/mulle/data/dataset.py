@@ -240,9 +240,14 @@ def _to_polars(table: Any) -> pl.DataFrame:
             return converted
     raise SpecError(
         "table-type",
-        f"a source returned {type(table).__module__}.{type(table).__qualname__}, which is not a table",
+        "a source returned None" if table is None else f"a source returned {_type_name(table)}, which is not a table",
         fix="return a polars, pandas or Arrow table, for example mulle.read_parquet(…)",
     )
+
+
+def _type_name(value: object) -> str:
+    kind = type(value)
+    return repr(kind.__qualname__) if kind.__module__ == "builtins" else repr(f"{kind.__module__}.{kind.__qualname__}")
 
 
 def _from_pandas(table: Any) -> pl.DataFrame:
@@ -296,7 +301,8 @@ def _normalise_column(series: pl.Series) -> pl.Series:
     if kind is ColumnType.NUMBER:
         if dtype.is_integer():
             return series.cast(_integer_width(series))
-        return series.cast(pl.Float64).fill_nan(None)
+        # Polars reads a series name such as `^a$` as a pattern here: a plain name meanwhile.
+        return series.cast(pl.Float64).alias("values").fill_nan(None).alias(series.name)
     if kind is ColumnType.DATETIME:
         if isinstance(dtype, pl.Datetime) and dtype.time_zone is not None:
             series = series.dt.convert_time_zone("UTC").dt.replace_time_zone(None)

@@ -25,6 +25,9 @@ __all__ = ["DEFAULT_MIN_ROWS", "MAX_EXAMPLES", "MAX_VALUE_CHARS", "CheckReport",
 DEFAULT_MIN_ROWS = 50
 
 
+_SHOWN_EXAMPLES = 2
+
+
 def check_expectations(
     frame: pl.DataFrame,
     rules: Sequence[Rule],
@@ -63,7 +66,7 @@ def check_expectations(
                 1,
                 1.0,
                 (),
-                f"the table has {table.height:,} rows; at least {n_min:,} are needed",
+                f"the table has {table.height:,} row{'' if table.height == 1 else 's'}; at least {n_min:,} are needed",
                 where=next((rule.where for rule in rules if isinstance(rule, MinRows)), ""),
                 fix="get more rows, or lower it with t.min_rows(n)",
             )
@@ -94,7 +97,9 @@ def require_sound(report: CheckReport) -> None:
     facts: dict[str, str] = {}
     for failure in report.failures[:SHOWN_FAILURES]:
         label = failure.column or "table"
-        facts[label] = f"{facts[label]}; {failure.message}" if label in facts else failure.message
+        shown = ", ".join(failure.examples[:_SHOWN_EXAMPLES])
+        text = f"{failure.message}, such as {shown}" if shown and any(one != "missing" for one in failure.examples) else failure.message
+        facts[label] = f"{facts[label]}; {text}" if label in facts else text
     raise CheckError(
         "data-unsound",
         f"{n:,} {'rule does' if n == 1 else 'rules do'} not hold for the data",

@@ -104,8 +104,9 @@ def seal_adopted(adopted: "Adopted", *, name: str, output: Path = DEFAULT_OUTPUT
     from mulle.train.environment import used_distributions
 
     require_name(name, "a model")
+    arrays = to_arrays(adopted.rows, adopted.schema)
     baseline = build_baseline(
-        to_arrays(adopted.rows, adopted.schema),
+        arrays,
         adopted.schema,
         adopted.scores,
         task=adopted.task,
@@ -119,7 +120,7 @@ def seal_adopted(adopted: "Adopted", *, name: str, output: Path = DEFAULT_OUTPUT
         graph_info=adopted.info,
         columns=_describe(adopted),
         baseline=baseline.to_bytes(),
-        golden=golden_requests(adopted.rows, adopted.schema, adopted.scores),
+        golden=golden_requests(arrays, adopted.schema, adopted.scores),
         classes=adopted.classes,
         positive=adopted.positive,
         target=adopted.target,

@@ -165,7 +165,7 @@ def resolve_bundle(state_root: Path, version: VersionRecord) -> Path:
         raise SpecError(
             "bundle-missing",
             f"the bundle of version {version.number} of {version.model!r} is not there",
-            fix=f"make it again: mulle models reproduce {version.number}",
+            fix="mulle run --from seal (the present recipe, to the same digest); older ones come from a backup of .mulle/bundles",
             where=str(folder),
         )
     return folder

@@ -100,7 +100,7 @@ def reproduce_version(
         raise SpecError(
             "reproduce-no-commit",
             f"version {version} was made from {state}: nobody can say what that code was",
-            fix="commit the project (git add -A; git commit), then `mulle run` registers versions that can be made again",
+            fix="commit the project (git add -A; git commit) before the next change: versions registered from then on can be made again",
             where=str(project_dir),
         )
     folder = resolve_bundle(paths.root, recorded)

@@ -1,5 +1,6 @@
 """The only place that chooses real adapters: which clock, which event log, which tracking store."""
 
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,10 +32,24 @@ def open_project(project_dir: Path, environment: str = LOCAL) -> tuple[Settings,
     """Return the settings and the state paths of the project in `project_dir`; nothing is written.
 
     Raises:
-        SpecError: `mulle.toml` is missing or wrong.
+        SpecError: `mulle.toml` is missing or wrong, or the folder's path is one MLflow's database cannot be at.
     """
     settings = load_settings(project_dir, environment)
+    if settings.backends.tracking is None:
+        _require_addressable(settings.project_dir)
     return settings, state_paths(settings.project_dir)
+
+
+def _require_addressable(project_dir: Path) -> None:
+    """Refuse at once what MLflow would fail on two minutes into a run: its database is named by an address, where these mean something."""
+    match = re.search(r"\?|%[0-9A-Fa-f]{2}", str(project_dir))
+    if match is not None:
+        raise SpecError(
+            "project-folder-name",
+            f"the project's path has {match.group()!r} in it, and MLflow's database cannot lie in such a folder",
+            fix="rename the folder, or set [env.…] tracking in mulle.toml to a tracking server",
+            where=str(project_dir),
+        )
 
 
 def open_state(settings: Settings) -> "StateStore":

@@ -154,8 +154,15 @@ class SqliteStateStore:
         return str(self._path)
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, timeout=self._busy_s, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA synchronous=FULL")
+        address = self._path if os.access(self._path.parent, os.W_OK) or not self._path.exists() else _read_only_address(self._path)
+        connection = sqlite3.connect(
+            address, timeout=self._busy_s, isolation_level=None, check_same_thread=False, uri=isinstance(address, str)
+        )
+        try:
+            connection.execute("PRAGMA synchronous=FULL")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _is_migrated(self) -> bool:
@@ -204,6 +211,16 @@ class SqliteStateStore:
 
 
 _TABLES_CURSOR = "tables:shown"
+
+
+def _read_only_address(path: Path) -> str:
+    """Return how a database is opened in a folder that cannot be written: in WAL mode SQLite wants to make files beside it.
+
+    Without a log beside it nobody is writing, and the file is all there is; with one, it is read together with its log.
+    """
+    log = path.with_name(f"{path.name}-wal")
+    alone = not log.exists() or log.stat().st_size == 0
+    return f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if alone else ''}"
 
 
 def _head(connection: sa.Connection, where: str) -> tuple[int, str]:

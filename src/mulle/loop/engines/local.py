@@ -32,6 +32,7 @@ _LOG_READ_BYTES = 64 << 10
 TRACEBACK_MARK = "--- traceback ---"
 """Written by `worker.py` before a traceback; not imported from there, which would load the child's imports here."""
 _SAMPLE_S = 0.5
+_SERVER_LOG = "engine.log"
 
 OnReport = Callable[[str, float | None, float | None, int], None]
 """Message, done, total, and the stage's resident memory in bytes as last seen."""
@@ -122,7 +123,7 @@ class LocalEngine:
             raise rebuild_error(seen.error)
         status = (seen.exit or {}).get("status")
         if seen.result is None or status != 0:
-            raise _ended_badly(job, status, peak)
+            raise _ended_badly(job, status, peak, self._log_dir / _SERVER_LOG)
         result = seen.result
         return Outcome(result["outputs"], result["facts"], result["freshness"], seconds, peak)
 
@@ -150,7 +151,7 @@ class LocalEngine:
         if self._server is not None:
             return self._server
         read, write = os.pipe()
-        log = self._log_dir / "engine.log"
+        log = self._log_dir / _SERVER_LOG
         environment = {**os.environ, **_ENVIRONMENT}
         # OpenMP threads that spin while they wait make a fit 25 times slower as soon as the cores are shared; asleep they cost little.
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -249,7 +250,7 @@ def log_tail(path: Path) -> str:
     return text if len(data) <= _LOG_TAIL_BYTES else text.partition("\n")[2]
 
 
-def _ended_badly(job: Job, status: int | None, peak: int) -> UnavailableError:
+def _ended_badly(job: Job, status: int | None, peak: int, server_log: Path) -> UnavailableError:
     facts = {"peak memory": f"{peak / 2**20:,.0f} MiB", "log": job.log} if peak else {"log": job.log}
     if status is not None and os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
@@ -258,6 +259,9 @@ def _ended_badly(job: Job, status: int | None, peak: int) -> UnavailableError:
         what = f"stage {job.stage!r} was killed by signal {number} ({name}){hint}"
     elif status is None:
         what = f"the engine's server ended during stage {job.stage!r}"
+        complaint = log_tail(server_log).strip().splitlines()[-1:]
+        if complaint:
+            facts = {"it said": complaint[0][:200], "log": str(server_log)}
     else:
         what = f"the process of stage {job.stage!r} ended with code {os.waitstatus_to_exitcode(status)} and no answer"
     return UnavailableError(

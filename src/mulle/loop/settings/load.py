@@ -106,6 +106,9 @@ def _read(path: Path) -> str:
         ) from error
 
 
+_TOML_HELP = "texts stand in quotes, tables in [brackets], true and false are lower-case"
+
+
 def _parse(text: str, path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
@@ -115,13 +118,23 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
         shown = text.splitlines()[line - 1].strip() if line <= len(text.splitlines()) else ""
         raise SpecError(
             "config-syntax",
-            f"{FILE} is not TOML: {str(error).split(' (at', maxsplit=1)[0]}",
-            fix="texts stand in quotes, tables in [brackets], true and false are lower-case",
+            f"{FILE} is not TOML: {_said(error)}",
+            fix="keep one of them" if "twice" in str(error) or "overwrite" in str(error) else _TOML_HELP,
             where=f"{path}:{line}",
             facts={"line": _short(shown)} if shown else None,
         ) from error
     except RecursionError as error:
         raise SpecError("config-syntax", f"{FILE} is nested too deeply", fix="keep tables flat", where=str(path)) from error
+
+
+def _said(error: tomllib.TOMLDecodeError) -> str:
+    """Return what the parser says without its place, and tables as the file spells them rather than as tuples."""
+    text = str(error).split(" (at", maxsplit=1)[0]
+    twice = re.fullmatch(r"Cannot declare \((.*?),?\) twice", text)
+    if twice is None:
+        return text
+    names = re.findall(r"'(.*?)'", twice.group(1))
+    return f"the table [{'.'.join(names)}] stands twice"
 
 
 def _describe(error: dict[str, Any], raw: Mapping[str, Any], lines: Mapping[tuple[str, ...], int]) -> _Problem:

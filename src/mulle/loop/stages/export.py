@@ -88,17 +88,16 @@ def _draft(context: StageContext, record: dict[str, Any], schema: "Schema", rows
 def describe_column(rows: "pl.DataFrame", name: str, kind: Any) -> "ColumnInfo":
     """Return what the dataset says about a column: whether values are missing, its categories or its range.
 
-    A column that is never missing in the dataset is required of every request.
+    A column that is never missing in the dataset is required of every request. An infinite number counts as missing, as it
+    does in the features, and widens no range.
     """
-    import math
-
     from mulle.core.schema import ColumnType
     from mulle.formats.bundle import ColumnInfo
 
     values = rows.get_column(name)
     present = values.drop_nulls()
     if values.dtype.is_float():
-        present = present.drop_nans()
+        present = present.filter(present.is_finite())
     nullable = len(present) < len(values)
     if kind is ColumnType.TEXT:
         distinct = present.unique().sort().to_list()
@@ -106,7 +105,7 @@ def describe_column(rows: "pl.DataFrame", name: str, kind: Any) -> "ColumnInfo":
     if kind is not ColumnType.NUMBER or not len(present):
         return ColumnInfo(name, kind, nullable)
     low, high = float(present.min()), float(present.max())  # pyright: ignore[reportArgumentType]  (a number column has numbers)
-    return ColumnInfo(name, kind, nullable, minimum=low if math.isfinite(low) else None, maximum=high if math.isfinite(high) else None)
+    return ColumnInfo(name, kind, nullable, minimum=low, maximum=high)
 
 
 def targets(rows: "pl.DataFrame", manifest: "Manifest") -> Any:

@@ -15,9 +15,8 @@ from mulle.loop.stages.gate import VERDICT
 from mulle.loop.stages.train import RECORD
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from mulle.core.schema import Schema
+    from mulle.formats.rows import Arrays
 
 BUNDLE = "bundle.json"
 N_GOLDEN = 16
@@ -40,7 +39,8 @@ def run(context: StageContext) -> StageResult:
     columns = version.schema.select(c.name for c in draft.columns)
     rows = load_rows(context.inputs["snapshot"], paths.datasets)
     held = load_side(context.inputs["snapshot"], context.inputs["split"], paths.datasets, HOLDOUT_SIDE)
-    scores = score_with(exported, draft, to_arrays(held, columns))
+    held_arrays = _as_json_carries(to_arrays(held, columns))
+    scores = score_with(exported, draft, held_arrays)
     baseline = build_baseline(
         to_arrays(rows, columns),
         columns,
@@ -57,7 +57,7 @@ def run(context: StageContext) -> StageResult:
         graph_info=draft.graph,
         columns=draft.columns,
         baseline=baseline.to_bytes(),
-        golden=golden_requests(held, columns, scores),
+        golden=golden_requests(held_arrays, columns, scores),
         classes=draft.classes,
         positive=draft.positive,
         threshold=draft.threshold,
@@ -89,17 +89,34 @@ def run(context: StageContext) -> StageResult:
     return StageResult(outputs={"bundle": sealed.digest}, facts={"bundle": sealed.digest, "path": str(sealed.path)})
 
 
-def golden_requests(rows: "pl.DataFrame", columns: "Schema", scores: Any) -> bytes:
-    """Return a golden document of rows spread evenly over the scores, so that both ends and the middle are in it."""
+def _as_json_carries(arrays: "Arrays") -> "Arrays":
+    """Return the rows as a request can carry them: JSON has no infinite numbers, so they are missing."""
     import numpy as np
 
-    from mulle.data.arrays import to_arrays
+    return {name: np.where(np.isinf(values), np.nan, values) if values.dtype.kind == "f" else values for name, values in arrays.items()}
+
+
+def golden_requests(arrays: "Arrays", columns: "Schema", scores: Any) -> bytes:
+    """Return a golden document of rows spread evenly over the scores, so that both ends and the middle are in it.
+
+    Raises:
+        SpecError: every row has an infinite number in it, which no request can carry.
+    """
+    import numpy as np
+
+    from mulle.core.errors import SpecError
     from mulle.formats.golden import Golden
     from mulle.formats.rows import decode_value
 
+    usable = np.ones(len(scores), dtype=bool)
+    for values in arrays.values():
+        if values.dtype.kind == "f":
+            usable &= ~np.isinf(values)
     order = np.argsort(scores[:, -1], kind="stable")
+    order = order[usable[order]]
+    if not len(order):
+        raise SpecError("golden-none", "every row has an infinite number in it", fix="give rows with finite numbers, or none where unknown")
     chosen = np.unique(order[np.linspace(0, len(order) - 1, min(N_GOLDEN, len(order))).astype(np.int64)])
-    arrays = to_arrays(rows, columns)
     return Golden(
         rows=tuple({c.name: decode_value(arrays[c.name][i], c.type) for c in columns} for i in chosen),
         outputs=tuple(tuple(float(value) for value in scores[i]) for i in chosen),
