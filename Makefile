@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: install demo test check lint bench docs lock format clean
+.PHONY: install demo test check lint bench docs lock lowest format clean
 
 install: $(STAMP)
 
@@ -48,5 +48,10 @@ lock: install
 		--all-extras --group dev pyproject.toml -o requirements/lock.txt
 	$(BIN)/python requirements/check_lock.py
 
+# The oldest versions `pyproject.toml` allows, in an environment of their own.
+lowest: install
+	$(BIN)/python requirements/install.py --lowest .venv-lowest
+	.venv-lowest/bin/python -m pytest -n $(WORKERS) -m "not slow and not chaos and not simulation" -W default::DeprecationWarning tests/unit tests/property
+
 clean:
-	rm -rf $(VENV) .mulle demo site .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-lowest .mulle demo site .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -29,11 +29,39 @@ def pip_settings() -> dict[str, str]:
     return found
 
 
-def main() -> int:
-    """Install; fall back to pip, slower, where uv finds no way to the index."""
-    environment = {**pip_settings(), **os.environ, "VIRTUAL_ENV": sys.prefix}
+def uv_environment() -> dict[str, str]:
+    """Return the environment uv is run in."""
+    environment = {**pip_settings(), **os.environ}
     # Indexes that are folders may be empty for a package: look on in the next one.
     environment.setdefault("UV_INDEX_STRATEGY", "unsafe-best-match")
+    return environment
+
+
+def install_lowest(folder: str) -> int:
+    """Make an environment in `folder` with the lowest versions that are allowed, and today's test tools."""
+    uv = [sys.executable, "-m", "uv"]
+    tools = [
+        "pytest>=8.3",
+        "hypothesis>=6.120",
+        "pytest-timeout>=2.3",
+        "pytest-xdist>=3.6",
+        "moto[server]>=5.1",
+        "openapi-spec-validator>=0.7",
+    ]
+    python = str(Path(folder) / "bin" / "python")
+    lowest = ["--resolution", "lowest-direct", "--only-binary", ":all:", "--no-binary", "mulle"]
+    steps = [
+        [*uv, "venv", "--quiet", "--clear", "--python", sys.executable, folder],
+        [*uv, "pip", "install", "--quiet", "--python", python, *lowest, f"{HERE.parent}[all]", *tools],
+    ]
+    return next((code for step in steps if (code := subprocess.run(step, env=uv_environment(), check=False).returncode)), 0)
+
+
+def main() -> int:
+    """Install; fall back to pip, slower, where uv finds no way to the index."""
+    if sys.argv[1:2] == ["--lowest"]:
+        return install_lowest(sys.argv[2])
+    environment = uv_environment() | {"VIRTUAL_ENV": sys.prefix}
     lock, root = str(HERE / "lock.txt"), str(HERE.parent)
     uv = [sys.executable, "-m", "uv", "pip", "install", "--python", sys.executable, "--quiet"]
     steps = [[*uv, "-r", lock], [*uv, "--no-deps", "-e", root]]

@@ -141,7 +141,9 @@ def missing_lines(expected: Sequence[str], printed: str) -> list[str]:
         wanted = " ".join(line.split())
         if wanted in {"", "…"}:
             continue
-        pattern = re.compile(".*".join(re.escape(part.strip()) if part.strip() else "" for part in wanted.split("…")).replace(".*", r"\s*.*\s*"))
+        pattern = re.compile(
+            ".*".join(re.escape(part.strip()) if part.strip() else "" for part in wanted.split("…")).replace(".*", r"\s*.*\s*")
+        )
         hit = next((i for i in range(at, len(found)) if pattern.fullmatch(found[i])), None)
         if hit is None:
             missing.append(line)
@@ -201,7 +203,11 @@ class Session:
             "NO_COLOR": "1",
             "GIT_CONFIG_GLOBAL": os.devnull,
             "GIT_CONFIG_SYSTEM": os.devnull,
-            **{f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in (("NAME", "you"), ("EMAIL", "you@example.com"))},
+            **{
+                f"GIT_{who}_{what}": value
+                for who in ("AUTHOR", "COMMITTER")
+                for what, value in (("NAME", "you"), ("EMAIL", "you@example.com"))
+            },
         }
 
     def run(self, command: Command) -> tuple[int, str]:
@@ -266,7 +272,12 @@ class Session:
         log = self.root / f"server-{len(self.servers)}.log"
         with log.open("wb") as out:
             process = subprocess.Popen(
-                ["bash", "-c", f"exec {text}"], cwd=self.here, env=self.shell, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
+                ["bash", "-c", f"exec {text}"],
+                cwd=self.here,
+                env=self.shell,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
             )
         self.servers.append((command, process))
         ends = time.monotonic() + _READY_S
