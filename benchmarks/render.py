@@ -72,7 +72,7 @@ def render_table(shown: Json) -> str:
 def machine_text(results: Json) -> str:
     """Return what the figures were measured on, and how busy it was."""
     machine = results["machine"]
-    low, high = sorted((machine["load_before"], machine["load_after"]))
+    low, high = machine["load_min"], machine["load_max"]
     text = (
         f"Measured {results['date']} on {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']:.0f} GiB, "
         f"{machine['system']}, Python {machine['python']}; load {low:.1f}–{high:.1f}."

@@ -27,7 +27,8 @@ from measure import HERE, ROOT, Context, SkippedError, quiet_environment
 from venvs import REQUIREMENTS, peer_version
 
 RESULTS = HERE / "results.json"
-PAGE, DOCS, README = HERE / "RESULTS.md", ROOT / "docs" / "reference" / "benchmarks.md", ROOT / "README.md"
+PAGE, DOCS = HERE / "RESULTS.md", ROOT / "docs" / "reference" / "benchmarks.md"
+READMES = (ROOT / "README.md", ROOT / "README.ko.md")
 FORMAT, VERSION = "mulle.benchmarks", 1
 BENCHMARKS = {
     "full_run": ("full_run", "measure_full_run", 420),
@@ -137,13 +138,12 @@ def run_one(name: str, context: Context) -> None:
 def write_pages(results: dict[str, Any]) -> list[Path]:
     """Write every page that shows figures, and return those that were written."""
     pages = {PAGE: render.render_page(results), DOCS: render.render_page(results)}
-    if README.exists():
-        text = README.read_text(encoding="utf-8")
-        placed = render.place_block(text, render.figures_block(results))
-        if render.START in text:
-            pages[README] = placed
+    for readme in READMES:
+        text = readme.read_text(encoding="utf-8") if readme.exists() else ""
+        if render.START in text and render.END in text:
+            pages[readme] = render.place_block(text, render.figures_block(results))
         else:
-            print(f"README.md has no {render.START} … {render.END}: its figures were not written")
+            print(f"{readme.name} has no {render.START} … {render.END}: its figures were not written")
     for path, text in pages.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -170,25 +170,26 @@ def main() -> int:
     if options.one:
         run_one(options.one, context)
         return 0
-    kept = json.loads(options.results.read_bytes())["benchmarks"] if options.only and options.results.exists() else {}
-    before = os.getloadavg()[0]
+    earlier = json.loads(options.results.read_bytes()) if options.only and options.results.exists() else None
+    kept = earlier["benchmarks"] if earlier else {}
+    loads = [os.getloadavg()[0]] + ([earlier["machine"]["load_min"], earlier["machine"]["load_max"]] if earlier else [])
     found: dict[str, Any] = {}
     try:
         for name in BENCHMARKS:
             if options.only and name not in options.only:
                 continue
             found[name] = measure_one(name, context)
+            loads.append(os.getloadavg()[0])
             print("\n".join(render.console_text(found[name])), flush=True)
     finally:
         if options.folder is None:
             shutil.rmtree(folder, ignore_errors=True)
-    loads = {"load_before": round(before, 2), "load_after": round(os.getloadavg()[0], 2)}
     results = {
         "format": FORMAT,
         "version": VERSION,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "quick": options.quick,
-        "machine": {**machine(), **loads},
+        "quick": options.quick or bool(earlier and earlier["quick"]),
+        "machine": {**machine(), "load_min": round(min(loads), 2), "load_max": round(max(loads), 2)},
         "versions": versions(),
         "benchmarks": {name: one for name in BENCHMARKS if (one := found.get(name, kept.get(name))) is not None},
     }

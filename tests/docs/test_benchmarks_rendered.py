@@ -47,8 +47,8 @@ def small():
         "memory_gib": 24.0,
         "system": "Linux x86_64",
         "python": "3.11.7",
-        "load_before": 0.1,
-        "load_after": 0.4,
+        "load_min": 0.1,
+        "load_max": 0.4,
     }
     return {
         "date": "2026-01-01",
@@ -128,7 +128,7 @@ def test_a_page_shows_ranges_ratios_and_who_is_missing(small):
 )
 def test_a_busy_machine_is_admitted(small, load, busy):
     """Wall times of a busy machine mean little, and the page says so."""
-    small["machine"]["load_after"] = load
+    small["machine"]["load_max"] = load
 
     assert busy == ("The machine was busy" in render.render_page(small))
 

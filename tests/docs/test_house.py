@@ -8,16 +8,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = sorted(path for folder in ("src", "tests", "benchmarks", "docs", "requirements") for path in (ROOT / folder).rglob("*.py"))
+FOLDERS = ("src", "tests", "benchmarks", "docs", "requirements")
+
+
+def files(folder, pattern):
+    """Return the files of a folder in order, without what lies in hidden folders (environments, caches)."""
+    found = sorted((ROOT / folder).rglob(pattern))
+    return [path for path in found if not any(part.startswith((".", "__")) for part in path.relative_to(ROOT).parts[:-1])]
+
+
+SOURCES = [path for folder in FOLDERS for path in files(folder, "*.py")]
 TESTS = [path for path in SOURCES if path.is_relative_to(ROOT / "tests") and path.name.startswith("test_")]
 PUBLISHED = [
     *SOURCES,
-    *(
-        path
-        for folder in ("src", "docs")
-        for kind in ("*.md", "*.toml", "*.html", "*.json")
-        for path in sorted((ROOT / folder).rglob(kind))
-    ),
+    *(path for folder in ("src", "docs") for kind in ("*.md", "*.toml", "*.html", "*.json") for path in files(folder, kind)),
     *sorted(ROOT.glob("*.md")),
     *(ROOT / name for name in ("Makefile", "pyproject.toml", "mkdocs.yml")),
 ]
@@ -66,10 +70,8 @@ def test_every_module_says_what_it_is():
 @pytest.mark.parametrize("path", TESTS, ids=named)
 def test_every_test_says_which_behaviour_it_holds(path):
     """A failing test whose name is all there is would have to be reverse-engineered."""
-    silent = []
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_") and not ast.get_docstring(node):
-            silent.append(f"{node.name}:{node.lineno}")
+    functions = [node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    silent = [f"{node.name}:{node.lineno}" for node in functions if node.name.startswith("test_") and not ast.get_docstring(node)]
 
     assert [] == silent
 
@@ -101,3 +103,18 @@ def test_no_room_for_leftovers():
     assert [] == [
         named(path) for path in SOURCES if {"utils", "util", "helpers", "misc", "common"} & {path.stem, *path.relative_to(ROOT).parts}
     ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "line", "found"),
+    [
+        pytest.param(UNPLANNED, "# " + "TODO: later", True, id="a comment that puts something off"),
+        pytest.param(UNPLANNED, "the word stands in a sentence, not as a mark", False, id="a sentence is no mark"),
+        pytest.param(PRIVATE, "see " + "/home/" + "somebody/project", True, id="somebody's folder"),
+        pytest.param(PRIVATE, "https://example.com/home/page and ../work/here", False, id="a part of an address is no folder"),
+        pytest.param(PLAIN_SECRET, "-----BEGIN " + "EC PRIVATE KEY-----", True, id="a key"),
+    ],
+)
+def test_what_must_not_be_published_is_recognised(pattern, line, found):
+    """The searches above can say no."""
+    assert found == bool(pattern.search(line))

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import typer
-from support.pages import NOT_RUN, read_page
 
 from mulle.apps.cli.main import COMMANDS
 from mulle.loop.settings.schema import render_schema
+from support.pages import NOT_RUN, read_page
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -128,12 +128,18 @@ def test_every_package_says_what_it_promises(package):
 
 def test_files_named_in_package_readmes_exist():
     """A README that names a file which was renamed is worse than none."""
-    gone = []
-    for package in PACKAGES:
-        for name in re.findall(r"`([\w/*]+(?:\.py|/))`", (SOURCE / package / "README.md").read_text(encoding="utf-8")):
-            if not any(list(folder.glob(name.rstrip("/"))) for folder in (SOURCE / package, SOURCE)) and not (ROOT / name).exists():
-                gone.append(f"{package}: {name}")
+    named = [
+        (package, name)
+        for package in PACKAGES
+        for name in re.findall(r"`([\w/*]+(?:\.py|/))`", (SOURCE / package / "README.md").read_text(encoding="utf-8"))
+    ]
+    gone = [
+        f"{package}: {name}"
+        for package, name in named
+        if not any(list(folder.glob(name.rstrip("/"))) for folder in (SOURCE / package, SOURCE, ROOT))
+    ]
 
+    assert named
     assert [] == gone
 
 

@@ -5,9 +5,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from support.pages import KINDS, NOT_RUN, OPENING, Command, Page, Recording, Session, missing_lines, read_commands, read_page
 
 from mulle.loop.settings.load import load_settings
+from support.pages import KINDS, NOT_RUN, OPENING, Command, Page, Recording, Session, missing_lines, read_commands, read_page
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [read_page(path) for path in sorted([*ROOT.glob("README*.md"), *(ROOT / "docs").rglob("*.md")])]

@@ -22,16 +22,16 @@ def test_from_the_table_to_the_trace(korean, capsys):
     rows = json_rows(korean.table(), RAW)
     with serving(korean) as client:
         reply = client.request("POST", "/predict", {"rows": rows})
-        first = reply.json["predictions"][0]
+        first, predicted = reply.json["prediction_ids"][0], reply.json["predictions"][0]
         odd = client.request("POST", "/predict", [{**rows[0], KOREAN.category: "처음 보는 경로"}])
         wrong = client.request("POST", "/predict", [{"이용시간": 1}])
-        told = client.request("POST", "/feedback", {"prediction_id": first["prediction_id"], "label": "예"})
+        told = client.request("POST", "/feedback", {"prediction_id": first, "label": "예"})
         pages = [client.request("GET", path) for path in ("/openapi.json", "/docs")]
-    traced = korean.call(capsys, "trace", first["prediction_id"])
+    traced = korean.call(capsys, "trace", first)
     checked = korean.call(capsys, "monitor", "check", "--last", "301")
     report = korean.call(capsys, "monitor", "report", "--json").json
 
-    assert {"아니오", "예"} == set(first["probabilities"])
+    assert {"아니오", "예"} == set(predicted["probabilities"])
     assert (200, 200, 200) == (reply.status, odd.status, told.status)
     assert (422, "rows-unknown-column") == (wrong.status, wrong.code)
     assert KOREAN.number in wrong.json["error"]["fix"] + wrong.json["error"]["what"]
@@ -69,7 +69,7 @@ def test_settings_name_columns_too(tmp_path, capsys):
         "evaluate": {"slices": [KOREAN.category, KOREAN.flag]},
         "gates": {"fairness": {"slice_by": [KOREAN.flag], "max_gap": 0.9}, "accuracy": {"min": 0.5}},
     }
-    project = Sample(KOREAN, settings=settings).write(tmp_path / "조각")
+    project = Sample(KOREAN, n_rows=600, settings=settings).write(tmp_path / "조각")
     answer = project.call(capsys, "run", "--json")
     page = max((project.folder / ".mulle/reports/evaluation").glob("*.html")).read_text(encoding="utf-8")
     project.change("mulle.toml", f'"{KOREAN.category}"', '"가입경로"')
@@ -97,6 +97,6 @@ def test_a_mistake_is_named_in_its_own_letters(korean, capsys, file, old, new, n
     error = answer.error
 
     assert 2 == answer.code
-    assert named in error["what"]
+    assert named in f"{error['what']} {error['facts']} {error['fix']}"
     assert file in error["where"]
     assert "Traceback" not in answer.out + answer.err

@@ -55,9 +55,9 @@ def test_every_task_goes_all_the_way(tmp_path, monkeypatch, capsys, task, estima
     rows = json_rows(project.table(), RAW)
     with serving(project) as client:
         reply = client.request("POST", "/predict", {"rows": rows})
-        first = reply.json["predictions"][0]
+        first = reply.json["prediction_ids"][0]
     checked = project.call(capsys, "monitor", "check", "--last", "300", "--json")
-    traced = project.call(capsys, "trace", first["prediction_id"], "--json")
+    traced = project.call(capsys, "trace", first, "--json")
 
     assert [(1, ("champion",))] == project.versions(capsys)
     assert (ENGLISH.entity, *answers) == tuple(scores.columns)
@@ -103,7 +103,7 @@ def test_a_gate_that_says_no_registers_nothing(tiny, capsys):
     insisted = tiny.call(capsys, "run", "--register-anyway", "--reason", "임원 지시", "--json")
     events = tiny.call(capsys, "events", "show", "--kind", "gate-overridden", "--json").json["events"]
 
-    assert (1, "gate-failed") == (refused.code, refused.error["code"]), refused.out
+    assert (1, "gate-refused") == (refused.code, refused.error["code"]), refused.out
     assert "0.999" in str(refused.error["facts"]) + refused.error["what"]
     assert [(1, ("champion",))] == after_refusal
     assert (2, "run-reason") == (no_reason.code, no_reason.error["code"])

@@ -6,6 +6,7 @@ from datetime import datetime
 
 import numpy as np
 import polars as pl
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
@@ -231,6 +232,21 @@ def test_table_and_graph_agree_exactly(frame, features):
     expected, actual = _both(frame, features)
 
     np.testing.assert_array_equal(actual, expected, strict=True)
+
+
+@pytest.mark.parametrize(
+    "zero", [lit(-0.0).round(1), -lit(0.0), lit(-0.3).ceil(), col("x") * -0.0], ids=["rounded", "negated", "ceiled", "computed"]
+)
+def test_a_zero_has_no_sign(zero):
+    """Dividing by a negative zero gives +inf in both compilers, however the zero came about."""
+    frame = pl.DataFrame({"x": [1.0, 0.0]})
+    schema = Schema((Column("x", ColumnType.NUMBER),))
+    features = {"a": (1.0 / zero).clip(None, 0.0) + col("x"), "b": (zero**-1).clip(None, 0.0) + col("x")}
+    preprocess = Preprocess((NumericFeature("a"), NumericFeature("b")))
+    actual = run_graph(build_preprocessing(features, schema, preprocess), to_arrays(frame, schema), output="features")
+
+    np.testing.assert_array_equal([[1.0, 1.0], [0.0, 0.0]], actual)
+    np.testing.assert_array_equal(actual, compute_features(frame, features, schema).to_numpy())
 
 
 @settings(max_examples=EXAMPLES // 2, deadline=None, suppress_health_check=list(HealthCheck))

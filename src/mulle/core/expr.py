@@ -19,6 +19,9 @@ Infinity
     Inside an expression infinities are ordinary float64 values: 1 / 0 is +inf, and +inf > 5 is True. At the end a
     number feature is rounded to float32, and an infinity, also one that arose from that rounding, becomes missing.
 
+Zero
+    Zero has no sign: dividing by -0.0 gives what dividing by 0.0 gives.
+
 Exactness
     Both compilers agree bit for bit on everything except `log`, `log1p`, `exp` and powers other than 2, 3, 0.5, 0, 1 and
     -1 (x ** 0.5 is `sqrt(x)`), where two mathematics libraries may differ in the last places: at most 4 units in the

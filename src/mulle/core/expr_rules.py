@@ -187,12 +187,24 @@ def _sub(node: Node, args: Args) -> Typed:
     return _arithmetic(sub)(node, args)
 
 
+def _unsigned_zero(x: Typed) -> Typed:
+    """Return x with -0.0 as 0.0: ONNX Runtime's Where forgets the sign of a zero, and only a division could tell."""
+    value = literal_value(x)
+    if isinstance(value, int | float):
+        return number(0) if value == 0 else x
+    return when(equal(x, number(0)), number(0), x)
+
+
+def _divide(a: Typed, b: Typed) -> Typed:
+    return div(a, _unsigned_zero(b))
+
+
 def _power(a: Typed, b: Typed) -> Typed:
     match literal_value(b):
         case 1:
             return a
         case -1:
-            return div(number(1), a)
+            return _divide(number(1), a)
         case 0.5:
             return typed("sqrt", "number", a)
         case 2:
@@ -200,7 +212,7 @@ def _power(a: Typed, b: Typed) -> Typed:
         case 3:
             return mul(mul(a, a), a)
         case _:
-            return typed("pow", "number", a, b)
+            return typed("pow", "number", _unsigned_zero(a), b)
 
 
 def _unary(op: TypedOp) -> Callable[[Node, Args], Typed]:
@@ -338,9 +350,9 @@ RULES: dict[str, Callable[[Node, Args], Typed]] = {
     "+": _arithmetic(add),
     "-": _sub,
     "*": _arithmetic(mul),
-    "/": _arithmetic(div),
-    "//": _arithmetic(floor_div),
-    "%": _arithmetic(modulo),
+    "/": _arithmetic(_divide),
+    "//": _arithmetic(lambda a, b: floor_div(a, _unsigned_zero(b))),
+    "%": _arithmetic(lambda a, b: modulo(a, _unsigned_zero(b))),
     "**": _arithmetic(_power),
     "<": _comparison(less),
     "<=": _comparison(less_equal),

@@ -69,7 +69,7 @@ class PlainProgress:
     Args:
         out: Where lines go.
         now: The local time.
-        clock: Monotonic seconds; a stage's messages are printed at most every two seconds.
+        clock: Monotonic seconds; a stage's messages are printed at most every two seconds, warnings and notes always.
     """
 
     def __init__(self, out: IO[str], *, now: Callable[[], datetime] | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -78,6 +78,7 @@ class PlainProgress:
         self._clock = clock
         self._shown_at = 0.0
         self._last = ""
+        self._remarks: set[tuple[str, str]] = set()
 
     def run_started(self, run_id: str, stages: Sequence[str]) -> None:
         """See `Progress`."""
@@ -96,7 +97,11 @@ class PlainProgress:
         """See `Progress`."""
         del memory_bytes
         text = with_share(message, done, total)
-        if text and text != self._last and self._clock() - self._shown_at >= _QUIET_S:
+        if is_remark(text):
+            if (stage, text) not in self._remarks:
+                self._remarks.add((stage, text))
+                self._line(f"{stage:<9} {text}")
+        elif text and text != self._last and self._clock() - self._shown_at >= _QUIET_S:
             self._shown_at, self._last = self._clock(), text
             self._line(f"{stage:<9} {text}")
 
@@ -123,6 +128,7 @@ class LiveProgress:
 
         self._rows: dict[str, dict[str, Any]] = {}
         self._title = ""
+        self._remarks: set[tuple[str, str]] = set()
         self._live: Live = Live(console=Console(file=out), refresh_per_second=8, get_renderable=self._table, transient=False)
 
     def run_started(self, run_id: str, stages: Sequence[str]) -> None:
@@ -142,6 +148,10 @@ class LiveProgress:
     def stage_report(self, stage: str, message: str, done: float | None, total: float | None, memory_bytes: int) -> None:
         """See `Progress`."""
         row = self._rows[stage]
+        if is_remark(message) and (stage, message) not in self._remarks:
+            # A row shows one message at a time; what somebody has to know stays above the table.
+            self._remarks.add((stage, message))
+            self._live.console.print(f"{stage}: {message}", markup=False, highlight=False)
         row["memory"] = mebibytes(memory_bytes) if memory_bytes else row["memory"]
         row["text"] = with_share(message, done, total) or row["text"]
 
@@ -175,6 +185,11 @@ def choose_progress(*, json_wanted: bool) -> Progress:
     if json_wanted:
         return SilentProgress()
     return LiveProgress(sys.stderr) if sys.stderr.isatty() else PlainProgress(sys.stderr)
+
+
+def is_remark(message: str) -> bool:
+    """Return whether a stage's message is for a person to keep, and not only about how far it is."""
+    return message.startswith(("warning: ", "note: "))
 
 
 def with_share(message: str, done: float | None, total: float | None) -> str:

@@ -7,6 +7,7 @@ under a file lock beside it, because changing the journal mode does not wait for
 
 import fcntl
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -154,12 +155,22 @@ class SqliteStateStore:
         return str(self._path)
 
     def _connect(self) -> sqlite3.Connection:
-        address = self._path if os.access(self._path.parent, os.W_OK) or not self._path.exists() else _read_only_address(self._path)
+        if not self._path.exists() or os.access(self._path.parent, os.W_OK):
+            try:
+                return self._open(self._path)
+            except sqlite3.OperationalError as error:
+                # A full disk has no room for the files SQLite keeps beside a database even to read it.
+                if not self._path.exists() or not _is_about_the_disk(str(error)):
+                    raise
+        return self._open(_read_only_address(self._path))
+
+    def _open(self, address: Path | str) -> sqlite3.Connection:
         connection = sqlite3.connect(
             address, timeout=self._busy_s, isolation_level=None, check_same_thread=False, uri=isinstance(address, str)
         )
         try:
             connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("SELECT 1 FROM sqlite_master").fetchone()
         except BaseException:
             connection.close()
             raise
@@ -211,6 +222,11 @@ class SqliteStateStore:
 
 
 _TABLES_CURSOR = "tables:shown"
+_LITTLE_BYTES = 1 << 20
+
+
+def _is_about_the_disk(text: str) -> bool:
+    return "I/O" in text or "is full" in text
 
 
 def _read_only_address(path: Path) -> str:
@@ -233,6 +249,8 @@ def _head(connection: sa.Connection, where: str) -> tuple[int, str]:
 
 def _clear_tables(connection: sa.Connection) -> None:
     for table in _TABLES.values():
+        # Projections may be thrown away altogether: a table somebody dropped is made again.
+        table.create(connection, checkfirst=True)
         connection.execute(table.delete())
     connection.execute(t.cursors.delete().where(t.cursors.c.name == _TABLES_CURSOR))
 
@@ -289,6 +307,13 @@ def _explain(error: BaseException, path: Path, busy_s: float) -> MulleError:
         )
     if "append-only" in text:
         return CheckError("state-append-only", "the event log refuses to be changed", fix="append an event instead", where=where)
+    if (_is_about_the_disk(text) or "readonly" in text) and shutil.disk_usage(path.parent).free < _LITTLE_BYTES:
+        return UnavailableError(
+            "disk-full",
+            f"the disk is full: the state database cannot be written ({text})",
+            fix="free some space (`mulle gc` says what Mulle can give back), then run the same command again",
+            where=where,
+        )
     return SpecError(
         "state-unwritable",
         f"the state database cannot be used: {text}",

@@ -218,7 +218,7 @@ def _decide_fairness(gate: FairnessGate, measured: Measured) -> GateResult:
     weak = [s for s in present if not _sound(s, gate)]
     weak_text = ", ".join(f"{s.value[:40]!r} ({s.n:,} rows)" for s in weak[:5])
     if len(sound) < 2:  # noqa: PLR2004 - a gap needs two
-        least = f"{gate.min_rows:,} rows and a {gate.metric}"
+        least = f"{gate.min_rows:,} rows and a value of {gate.metric}"
         reason = f"fewer than two values of {gate.column!r} have {least}; too few: {weak_text or 'none other'}"
         return GateResult(gate.name, "inconclusive", reason)
     pairs = list(itertools.combinations(sound, 2))

@@ -28,8 +28,8 @@ def adopt(  # noqa: PLR0917  (typer takes them by name)
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The folder of bundles; by default .mulle/bundles of the project.")
     ] = None,
-    project: Annotated[Path, typer.Option("--project", "-p", help="The project's folder.")] = Path(),
-    env: Annotated[str, typer.Option("--env", help="The environment.")] = "local",
+    project: Annotated[Path, typer.Option("--project", "-p", metavar="DIR", help="The project's folder.")] = Path(),
+    env: Annotated[str, typer.Option("--env", metavar="NAME", help="The environment.")] = "local",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Seal an existing ONNX file or MLflow model into a bundle."""

@@ -9,8 +9,8 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command(epilog="Example: mulle doctor --project my-project")
 def doctor(
-    project: Path = typer.Option(Path(), "--project", "-p", help="The project's folder."),
-    environment: str = typer.Option("local", "--env", help="One of the environments in mulle.toml."),
+    project: Path = typer.Option(Path(), "--project", "-p", metavar="DIR", help="The project's folder."),
+    environment: str = typer.Option("local", "--env", metavar="NAME", help="One of the environments in mulle.toml."),
     json_wanted: bool = typer.Option(False, "--json", help="Print one JSON document."),
 ) -> int:
     """Look for what will get in the way, and say what to do. Exit code 1 when something will."""

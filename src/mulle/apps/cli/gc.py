@@ -11,8 +11,8 @@ _SHOWN = 40
 
 @app.command(epilog="Example: mulle gc  (shows what would go; mulle gc --yes removes it)")
 def gc(
-    project: Path = typer.Option(Path(), "--project", "-p", help="The project's folder."),
-    environment: str = typer.Option("local", "--env", help="One of the environments in mulle.toml."),
+    project: Path = typer.Option(Path(), "--project", "-p", metavar="DIR", help="The project's folder."),
+    environment: str = typer.Option("local", "--env", metavar="NAME", help="One of the environments in mulle.toml."),
     yes: bool = typer.Option(False, "--yes", help="Remove it. Without this nothing is touched."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Only say what would go; this is the default."),
     json_wanted: bool = typer.Option(False, "--json", help="Print one JSON document."),

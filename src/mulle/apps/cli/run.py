@@ -12,8 +12,8 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 )
 def run(
     *,
-    project: Path = typer.Option(Path(), "--project", "-p", help="The project's folder."),
-    environment: str = typer.Option("local", "--env", help="One of the environments in mulle.toml."),
+    project: Path = typer.Option(Path(), "--project", "-p", metavar="DIR", help="The project's folder."),
+    environment: str = typer.Option("local", "--env", metavar="NAME", help="One of the environments in mulle.toml."),
     force: bool = typer.Option(False, "--force", help="Run every stage, whatever is cached."),
     from_stage: str | None = typer.Option(None, "--from", metavar="STAGE", help="Run this stage and those after it."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Say what would run and why; change nothing."),

@@ -17,8 +17,8 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command(epilog="Example: mulle up --tracking-port 5000")
 def up(
     *,
-    project: Path = typer.Option(Path(), "--project", "-p", help="The project's folder."),
-    environment: str = typer.Option("local", "--env", help="One of the environments in mulle.toml."),
+    project: Path = typer.Option(Path(), "--project", "-p", metavar="DIR", help="The project's folder."),
+    environment: str = typer.Option("local", "--env", metavar="NAME", help="One of the environments in mulle.toml."),
     port: int | None = typer.Option(None, "--port", min=0, max=65535, help="Port of the data plane; [serving] port by default."),
     tracking_port: int = typer.Option(5000, "--tracking-port", min=0, max=65535, help="Port of the tracking UI; 0 takes a free one."),
     no_tracking: bool = typer.Option(False, "--no-tracking", help="Leave the tracking UI out."),

@@ -119,12 +119,20 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
         raise SpecError(
             "config-syntax",
             f"{FILE} is not TOML: {_said(error)}",
-            fix="keep one of them" if "twice" in str(error) or "overwrite" in str(error) else _TOML_HELP,
+            fix=_toml_fix(str(error), shown),
             where=f"{path}:{line}",
             facts={"line": _short(shown)} if shown else None,
         ) from error
     except RecursionError as error:
         raise SpecError("config-syntax", f"{FILE} is nested too deeply", fix="keep tables flat", where=str(path)) from error
+
+
+def _toml_fix(said: str, line: str) -> str:
+    if "twice" in said or "overwrite" in said:
+        return "keep one of them"
+    if "key" in said and not line.isascii():
+        return 'a name with other letters than a-z stands in quotes, such as "나이" = 1'
+    return _TOML_HELP
 
 
 def _said(error: tomllib.TOMLDecodeError) -> str:
