@@ -24,7 +24,7 @@ BODIES = [
     pytest.param({**GOOD, "minutes": "1"}, 422, "rows-wrong-type", id="a number in quotes"),
     pytest.param({**GOOD, "member": "yes"}, 422, "rows-wrong-type", id="a word for a boolean"),
     pytest.param({**GOOD, "channel": {"$ne": 1}}, 422, "body-shape", id="an object for a text"),
-    pytest.param({"features": [[1, 2]]}, 422, "rows-width", id="a row too short"),
+    pytest.param({"features": [[1, 2]]}, 422, "rows-wrong-length", id="a row too short"),
     pytest.param({**GOOD, "bought": "yes"}, 422, "rows-unknown-column", id="the label sent along"),
     pytest.param([], 422, "rows-empty", id="no rows"),
 ]

@@ -53,7 +53,7 @@ def test_everything_starts_answers_and_ends(tmp_path, own_key_folder, monkeypatc
         for line in run.stdout:
             lines.append(line)
             urls |= {found[0]: int(found[1]) for found in re.findall(r"(\w+)\s.*?http://127\.0\.0\.1:(\d+)", line)}
-            if "Ctrl-C" in line:
+            if "ready; Ctrl-C" in line:
                 break
         ports = sorted(set(urls.values()))
         answers = []

@@ -33,7 +33,7 @@ def predicted(project, capsys, *arguments):
 @pytest.mark.parametrize(
     ("task", "estimator", "metric", "answers"),
     [
-        pytest.param("regression", "ridge", "rmse", ["prediction"], id="regression, values missing are imputed"),
+        pytest.param("regression", "ridge", "r2", ["prediction"], id="regression, values missing are imputed"),
         pytest.param(
             "multiclass",
             "logistic",
@@ -68,8 +68,8 @@ def test_every_task_goes_all_the_way(tmp_path, monkeypatch, capsys, task, estima
         if task == "regression"
         else scores["prediction"].to_list() == served
     )
-    # The signal is there to be found: a constant answer has an R² of 0, and an accuracy of at most 0.7 in these tables.
-    assert shown["metrics"]["r2" if task == "regression" else metric] > 0.72
+    # The signal is there to be found: a constant answer has an R² of 0, an area of 0.5, and an accuracy below 0.5 of three classes.
+    assert shown["metrics"][metric] > 0.6
     assert (0, "ok") == (checked.code, checked.json["verdict"]), checked.out
     links = {link["name"]: link["status"] for link in traced.json["links"]}
     assert {

@@ -67,7 +67,7 @@ class Trace:
         return {
             "prediction_id": self.prediction_id,
             "complete": self.complete,
-            "links": [{"name": link.name, "status": link.status, **link.facts, "note": link.note} for link in self.links],
+            "links": [{"name": link.name, "status": link.status, "note": link.note, "facts": link.facts} for link in self.links],
             "features": self.features,
             "outputs": self.outputs,
         }

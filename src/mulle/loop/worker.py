@@ -18,6 +18,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from threading import Lock
@@ -31,6 +32,9 @@ from mulle.loop.stage import StageContext, StageResult
 
 TRACEBACK_MARK = "--- traceback ---"
 _MAX_MESSAGE = 500
+_MAX_CAUSES = 20
+_FULL = ("No space left on device", "disk is full")
+_LITTLE_BYTES = 1 << 20
 _PR_SET_PDEATHSIG = 1
 
 
@@ -146,8 +150,13 @@ def _run_child(request: dict[str, Any], settings: Settings, events: int) -> None
         for number in (signal.SIGINT, signal.SIGCHLD, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         _send(events, {"pid": os.getpid()})
-        _redirect(Path(request["log"]))
-        code = _answer(request, settings, events)
+        log = Path(request["log"])
+        try:
+            _redirect(log)
+        except OSError as error:
+            _fail(events, folder_unwritable(log.parent, error))
+        else:
+            code = _answer(request, settings, events)
     except BaseException:  # noqa: BLE001 - the last line of defence of a forked process: it must not return into the server
         traceback.print_exc()
     finally:
@@ -183,23 +192,25 @@ def _answer(request: dict[str, Any], settings: Settings, events: int) -> int:
         }
         data = json.dumps(message, allow_nan=False, ensure_ascii=False)
     except MulleError as error:
-        _log_traceback()
-        _send(events, {"error": {**error.to_dict(), "kind": type(error).__name__}})
+        known = (full_disk(error, Path(request["state_dir"])) if isinstance(error, UnavailableError) else None) or error
+        _fail(events, known)
         return 1
     except BaseException as error:  # noqa: BLE001 - everything a body may raise is turned into one error with its place
-        _log_traceback()
-        known = explain_exception(error, request["stage"], Path(request["project_dir"]), Path(request["log"]))
-        _send(events, {"error": {**known.to_dict(), "kind": type(known).__name__}})
+        known = full_disk(error, Path(request["state_dir"]))
+        known = known or explain_exception(error, request["stage"], Path(request["project_dir"]), Path(request["log"]))
+        _fail(events, known)
         return 1
     _send(events, json.loads(data))
     return 0
 
 
-def _log_traceback() -> None:
-    """Write the traceback into the log, behind a mark: what the stage itself printed is shown to people, this is not."""
-    sys.stdout.flush()
-    sys.stderr.write(f"{TRACEBACK_MARK}\n")
-    traceback.print_exc()
+def _fail(events: int, error: MulleError) -> None:
+    """Send the error, then write the traceback into the log behind a mark: what the stage itself printed is shown to people, this is not."""
+    _send(events, {"error": {**error.to_dict(), "kind": type(error).__name__}})
+    with suppress(OSError):  # the log's disk may be what is full, and the error is on its way
+        sys.stdout.flush()
+        sys.stderr.write(f"{TRACEBACK_MARK}\n")
+        traceback.print_exc()
 
 
 def _call(request: dict[str, Any], settings: Settings, report: Any) -> StageResult:
@@ -229,6 +240,24 @@ def _call(request: dict[str, Any], settings: Settings, report: Any) -> StageResu
     if not isinstance(result, StageResult):
         raise TypeError(f"the body of stage {request['stage']!r} returned {type(result).__name__}, not a StageResult")
     return result
+
+
+def full_disk(error: BaseException, folder: Path) -> MulleError | None:
+    """Return the error of a full disk where that is what lies behind `error`, whatever a library made of it; else None."""
+    import errno
+    import shutil
+
+    seen: BaseException | None = error
+    for _ in range(_MAX_CAUSES):
+        if seen is None:
+            return None
+        text = str(seen)
+        if (isinstance(seen, OSError) and seen.errno in {errno.ENOSPC, errno.EDQUOT}) or any(sign in text for sign in _FULL):
+            return folder_unwritable(folder, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        if "disk I/O error" in text and shutil.disk_usage(folder).free < _LITTLE_BYTES:
+            return folder_unwritable(folder, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        seen = seen.__cause__ or seen.__context__
+    return None
 
 
 def explain_exception(error: BaseException, stage: str, project_dir: Path, log: Path) -> MulleError:
