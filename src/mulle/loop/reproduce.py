@@ -101,7 +101,7 @@ def reproduce_version(
             "reproduce-no-commit",
             f"version {version} was made from {state}: nobody can say what that code was",
             fix="commit the project (git add -A; git commit) before the next change: versions registered from then on can be made again",
-            where=str(project_dir),
+            where=str(settings.project_dir),
         )
     folder = resolve_bundle(paths.root, recorded)
     manifest = verify_bundle(folder, digest=recorded.bundle_digest)

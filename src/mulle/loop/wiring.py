@@ -32,12 +32,31 @@ def open_project(project_dir: Path, environment: str = LOCAL) -> tuple[Settings,
     """Return the settings and the state paths of the project in `project_dir`; nothing is written.
 
     Raises:
-        SpecError: `mulle.toml` is missing or wrong, or the folder's path is one MLflow's database cannot be at.
+        SpecError: `mulle.toml` is missing or wrong, asks for what this version does not do, or the folder's path is one MLflow's database cannot be at.
     """
     settings = load_settings(project_dir, environment)
+    _require_supported(settings)
     if settings.backends.tracking is None:
         _require_addressable(settings.project_dir)
     return settings, state_paths(settings.project_dir)
+
+
+def _require_supported(settings: Settings) -> None:
+    """Refuse what this version would ignore: a key that is set and does nothing would be believed in."""
+    backends = settings.backends
+    asked = {
+        f"engine = {backends.engine!r}": backends.engine != "local",
+        "api_key": backends.api_key is not None,
+        "secrets in a vault": backends.secrets is not None and backends.secrets.startswith("vault://"),
+    }
+    first = next((what for what, is_asked in asked.items() if is_asked), None)
+    if first is not None:
+        raise SpecError(
+            "setting-not-yet",
+            f"[env.{settings.environment}] asks for {first}, which this version does not do yet",
+            fix="remove it, or choose another environment with --env",
+            where=str(settings.project_dir / "mulle.toml"),
+        )
 
 
 def _require_addressable(project_dir: Path) -> None:

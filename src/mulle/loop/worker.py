@@ -205,7 +205,7 @@ def _answer(request: dict[str, Any], settings: Settings, events: int) -> int:
 
 
 def _fail(events: int, error: MulleError) -> None:
-    """Send the error, then write the traceback into the log behind a mark: what the stage itself printed is shown to people, this is not."""
+    """Send the error, then log the traceback behind a mark: what the stage itself printed is shown to people, this is not."""
     _send(events, {"error": {**error.to_dict(), "kind": type(error).__name__}})
     with suppress(OSError):  # the log's disk may be what is full, and the error is on its way
         sys.stdout.flush()
