@@ -32,7 +32,8 @@ def open_project(project_dir: Path, environment: str = LOCAL) -> tuple[Settings,
     """Return the settings and the state paths of the project in `project_dir`; nothing is written.
 
     Raises:
-        SpecError: `mulle.toml` is missing or wrong, asks for what this version does not do, or the folder's path is one MLflow's database cannot be at.
+        SpecError: `mulle.toml` is missing or wrong, asks for what this version does not do, or lies where MLflow's
+            database cannot be.
     """
     settings = load_settings(project_dir, environment)
     _require_supported(settings)
