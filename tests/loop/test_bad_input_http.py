@@ -59,4 +59,4 @@ def test_whatever_is_sent_the_next_good_request_is_answered(tmp_path, own_key_fo
     assert "60" in odd["minutes"] + odd["channel"]
     assert "mulle_" in metrics
     assert json.dumps(checked)
-    assert 260 == checked["window"]["n_rows"]
+    assert 260 == checked["n_rows"]

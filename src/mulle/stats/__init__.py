@@ -1,1 +1,4 @@
-"""Pure numerics: metrics, resampling, two-sample tests, multiplicity. numpy and scipy.special only; no IO, no clock, no randomness of its own."""
+"""Pure numerics: metrics, resampling, two-sample tests, multiplicity.
+
+numpy and scipy.special only; no IO, no clock, no randomness of its own.
+"""
