@@ -143,6 +143,15 @@ def test_settings_that_are_wrong_are_named_with_their_line(tmp_path, capsys, old
     assert not (project.folder / ".mulle/stages").exists()
 
 
+def test_a_misspelt_slice_is_found_before_training(tiny, capsys):
+    """The column is looked up before the minutes of fitting, and the nearest name is offered."""
+    tiny.write_settings({"evaluate": {"slices": ["visitr"]}})
+    answer = tiny.call(capsys, "run", "--from", "train", "--json")
+
+    assert (2, "train-slice") == (answer.code, answer.error["code"]), answer.out
+    assert "'visitor'" in answer.error["fix"]
+
+
 CODE = [
     pytest.param("import mulle\n", "import mulle\nimport nowhere\n", "nowhere", id="an import of what is not there"),
     pytest.param("import mulle\n", "import mulle\nx = (\n", "project.py", id="half a line"),

@@ -65,6 +65,7 @@ def run(context: StageContext) -> StageResult:
 
     project = context.load_project()
     recipe = _recipe(context, project)
+    _require_slices(context, recipe.schema)
     datasets = StatePaths(context.state_dir).datasets
     rows, held = (load_side(context.inputs["snapshot"], context.inputs["split"], datasets, side) for side in (TRAIN_SIDE, HOLDOUT_SIDE))
     context.report(f"fitting {recipe.model.name!r} on {rows.height:,} rows")
@@ -177,6 +178,23 @@ def _recipe(context: StageContext, project: Project) -> Recipe:
 
     check_features(features, schema, target=project.target)
     return Recipe(project, model, recipe_parameters(model, settings.params, seed=settings.seed), settings.seed, features, schema)
+
+
+def _require_slices(context: StageContext, schema: Schema) -> None:
+    """Refuse a misspelt slice before the minutes of training, not after them."""
+    import difflib
+
+    settings = context.settings
+    wanted = [*settings.evaluate.slices, *(settings.gates.fairness.slice_by if settings.gates.fairness else ())]
+    unknown = next((name for name in wanted if name not in schema), None)
+    if unknown is not None:
+        near = difflib.get_close_matches(unknown, schema.names, n=1)
+        raise SpecError(
+            "train-slice",
+            f"[evaluate] slices or [gates.fairness] slice_by names {unknown[:80]!r}, which the dataset does not have",
+            fix=f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(schema.names[:12])}",
+            where=str(context.project_dir / "mulle.toml"),
+        )
 
 
 def choose_model(project: Project, name: str | None) -> ModelRecipe:
