@@ -16,7 +16,7 @@ import pytest
 
 from support.projects import Sample, finished
 
-pytestmark = [pytest.mark.chaos, pytest.mark.slow]
+pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(900)]  # real runs on a machine that may be busy
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import pytest
 from mulle.loop.stages import STAGES
 from support.projects import KOREAN, Sample, finished
 
-pytestmark = [pytest.mark.chaos, pytest.mark.slow]
+pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.timeout(900)]  # nine stages, each run twice
 
 NAMES = [stage.name for stage in STAGES]
 # Seconds into the stage: into its imports, its work, or its talk with the tracking store.
