@@ -59,7 +59,7 @@ def test_normalise_maps_types_and_keeps_values(series, expected):
         pytest.param(pd.DataFrame([[1, 2]], columns=["a", "a"]), "column-name", "twice", id="a pandas column twice"),
         pytest.param(pa.table([[1], [2]], names=["a", "a"]), "column-name", "twice", id="an Arrow column twice"),
         pytest.param({"a": [1]}, "table-type", "dict", id="not a table"),
-        pytest.param(None, "table-type", "NoneType", id="a source that forgot to return"),
+        pytest.param(None, "table-type", "a source returned None", id="a source that forgot to return"),
     ],
 )
 def test_normalise_refuses_by_name(table, code, named):
