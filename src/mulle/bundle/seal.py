@@ -104,7 +104,9 @@ def seal_bundle(root: Path, content: BundleContent, *, attestations: Mapping[str
     digest = digest_bytes(data)
     final = root / digest
     if final.exists():
-        return SealedBundle(final, digest, verify_bundle(final, digest=digest))
+        verify_bundle(final, digest=digest)
+        _add_attestations(final / ATTESTATIONS, attestations, root)
+        return SealedBundle(final, digest, manifest)
     try:
         root.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=".sealing-", dir=root))
@@ -124,6 +126,24 @@ def seal_bundle(root: Path, content: BundleContent, *, attestations: Mapping[str
             where=str(root),
         ) from error
     return SealedBundle(final, digest, verify_bundle(final, digest=digest))
+
+
+def _add_attestations(folder: Path, attestations: Mapping[str, bytes], root: Path) -> None:
+    """Put what is new beside a bundle that is there; what was attested first is kept."""
+    try:
+        for name, data in attestations.items():
+            target = folder / name
+            if not target.exists():
+                draft = folder / f".{name}.{os.getpid()}"
+                draft.write_bytes(data)
+                draft.rename(target)
+    except OSError as error:
+        raise SpecError(
+            "bundle-unwritable",
+            f"an attestation cannot be written beside the bundle: {error.strerror}",
+            fix="check the folder's permissions and the disk",
+            where=str(root),
+        ) from error
 
 
 def _move(draft: Path, final: Path) -> None:

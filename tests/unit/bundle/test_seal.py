@@ -53,6 +53,16 @@ def test_sealing_twice_keeps_the_first_folder(tmp_path):
     assert [first.path.name] == [p.name for p in tmp_path.iterdir()]
 
 
+def test_a_later_attestation_is_added_and_an_earlier_one_kept(tmp_path):
+    """Sealing the same content again puts new papers beside it; nobody rewrites the old ones."""
+    first = seal(tmp_path)
+    seal_bundle(tmp_path, content(), attestations={"run.json": b"[2]", "model.int8.onnx": b"int8"}, private_key=KEY)
+    papers = {path.name: path.read_bytes() for path in (first.path / "attestations").iterdir()}
+
+    assert ["model.int8.onnx", "run.json", "signature.json"] == sorted(papers)
+    assert (b"{}", b"int8") == (papers["run.json"], papers["model.int8.onnx"])
+
+
 @pytest.mark.parametrize(
     "change", [{"positive": "No"}, {"graph": b"x"}, {"threshold": 0.4}, {"baseline": b"[]"}], ids=lambda c: next(iter(c))
 )

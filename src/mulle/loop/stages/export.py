@@ -161,12 +161,12 @@ def _int8(context: StageContext, graph: bytes, draft: "Manifest", arrays: Any, y
         path.unlink()
         return {
             "name": variant.name,
-            "reason": f"refused: a metric moves by {worst:.4f}, more than {limits.max_metric_gap:g}",
+            "reason": f"refused: a metric moves by {worst:.3g}, more than {limits.max_metric_gap:g}",
             "size_bytes": variant.size_bytes,
         }
     return {
         "name": variant.name,
-        "reason": f"{variant.reason}; metrics move by at most {worst:.4f}",
+        "reason": f"{variant.reason}; metrics move by at most {worst:.3g}",
         "size_bytes": variant.size_bytes,
         "sha256": digest_bytes(variant.graph),
     }
