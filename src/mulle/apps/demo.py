@@ -222,7 +222,7 @@ def turn_the_wheel(home: Path, story: Story) -> None:
 
 def summary(home: Path, story: Story) -> str:
     """Return the table at the end: what happened, where it lies, what to open, what to type next."""
-    folder = home / "churn"
+    folder, activate = home / "churn", Path(sys.prefix) / "bin" / "activate"
     width = max(len(title) for title, _, _ in story.rows)
     lines = ["", "═" * 100, "The wheel turned once.", ""]
     lines += [f"  {title:<{width}}  {took:>7}  {told}" for title, told, took in story.rows]
@@ -237,6 +237,7 @@ def summary(home: Path, story: Story) -> str:
         f"  bundles              {folder / '.mulle' / 'bundles'}",
         "",
         "  next:",
+        *([f"    source {activate}"] if activate.exists() else []),
         f"    cd {folder}",
         "    mulle up             # http://127.0.0.1:8080/docs (predict), http://127.0.0.1:5000 (runs)",
         "    mulle models list",
