@@ -5,6 +5,7 @@ A project appears whole or not at all: everything is written into a hidden sibli
 folder that is there already stays the same folder (a shell may stand in it): it is filled by renames, undone on failure.
 """
 
+import difflib
 import hashlib
 import os
 import secrets
@@ -45,7 +46,9 @@ def write_template(name: str, target_dir: Path, *, project_name: str) -> list[Pa
         UnavailableError: the disk is full.
     """
     if name not in TEMPLATES:
-        raise SpecError("template-unknown", f"there is no template {name[:80]!r}", fix=f"use one of {', '.join(TEMPLATES)}")
+        near = difflib.get_close_matches(name, TEMPLATES, n=1)
+        fix = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(TEMPLATES)}"
+        raise SpecError("template-unknown", f"there is no template {name[:80]!r}", fix=fix)
     require_name(project_name, "a project")
     target = Path(os.path.abspath(target_dir))  # noqa: PTH100 - resolve() would follow a link in the way
     _require_free(target)

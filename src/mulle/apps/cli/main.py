@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from mulle.apps.cli.output import report_error
-from mulle.core.errors import MulleError
+from mulle.core.errors import MulleError, SpecError
 from mulle.core.version import VERSION
 
 # Command -> (module, one line of help). The module has a `typer.Typer` called `app`.
@@ -48,6 +48,20 @@ class LazyGroup(TyperGroup):
         command = typer.main.get_command(module.app)
         command.name = cmd_name
         return command
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that is meant; an unknown one is answered with the nearest.
+
+        Raises:
+            SpecError: there is no such command.
+        """
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            fix = f"did you mean `mulle {near[0]}`?" if near else "`mulle --help` lists the commands"
+            raise SpecError("command-unknown", f"there is no command {args[0][:80]!r}", fix=fix)
+        return super().resolve_command(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help without importing any command."""

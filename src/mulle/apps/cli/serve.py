@@ -11,6 +11,7 @@ import typer
 from mulle.apps.cli.output import note, print_json, say
 
 if TYPE_CHECKING:
+    from mulle.loop.paths import StatePaths
     from mulle.serve.server import ServeConfig, Started
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -64,6 +65,8 @@ def _config(project: Path, environment: str, deployment: str | None, bundle: Pat
     from mulle.loop.wiring import open_project
 
     settings, paths = open_project(project, environment)
+    if bundle is None:
+        _require_champion(paths, deployment or settings.deployment)
     return ServeConfig(
         state_dir=paths.ensure().root,
         deployment=deployment or (settings.deployment if bundle is None else _name_of(bundle)),
@@ -72,6 +75,21 @@ def _config(project: Path, environment: str, deployment: str | None, bundle: Pat
         host=settings.serving.host,
         port=settings.serving.port,
     )
+
+
+def _require_champion(paths: "StatePaths", deployment: str) -> None:
+    """Say what to do first, where nothing was ever released; the data plane itself would only miss a file."""
+    from mulle.core.errors import SpecError
+
+    spec = paths.spec(deployment)
+    if not spec.is_file() and not (paths.serving_cache / spec.name).is_file():
+        known = sorted(path.stem for path in paths.serving.glob("*.json")) if paths.serving.is_dir() else []
+        raise SpecError(
+            "serve-nothing",
+            f"deployment {deployment!r} has no champion yet: there is nothing to serve",
+            fix=f"name one of the deployments there are: --deployment {known[0]}" if known else "register a version first: mulle run",
+            where=str(paths.serving),
+        )
 
 
 def _name_of(bundle: Path) -> str:

@@ -74,9 +74,9 @@ def _read(path: Path) -> str:
     if not path.is_file():
         raise SpecError(
             "config-missing",
-            f"there is no {FILE} in {path.parent.name!r}",
+            f"there is no {FILE} in {path.parent.resolve().name!r}",
             fix="go to the project's folder, name it with --project DIR, or make one: mulle init churn my-project",
-            where=str(path.parent),
+            where=str(path.parent.resolve()),
         )
     try:
         size = path.stat().st_size
