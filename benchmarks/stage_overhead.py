@@ -136,7 +136,7 @@ def measure_stage_overhead(context: Context) -> dict[str, Any]:
         turns.rows,
         ratio="wall_ms",
         headlines=[
-            headline("engine overhead per no-op stage, the engine's start included", "mulle", "wall_ms"),
+            headline("engine overhead per no-op stage, the engine's start included", "mulle", "wall_ms", below=5.0),
             headline("engine overhead of one more no-op stage, as peers count", "mulle, once its engine is up", "wall_ms", below=5.0),
         ],
     )

@@ -34,6 +34,10 @@ ESTIMATORS = {
         "from sklearn.ensemble import HistGradientBoostingClassifier",
         "HistGradientBoostingClassifier(max_iter=20, max_leaf_nodes=8, random_state=seed)",
     ),
+    "net": (
+        "from sklearn import neural_network as nn, pipeline, preprocessing",
+        "pipeline.make_pipeline(preprocessing.StandardScaler(), nn.MLPClassifier((16,), early_stopping=True, random_state=seed))",
+    ),
     "pipeline": (
         "from sklearn import linear_model, pipeline, preprocessing",
         "pipeline.make_pipeline(preprocessing.StandardScaler(), linear_model.LogisticRegression(C=strength, random_state=seed))",
