@@ -40,9 +40,9 @@ def answer(body):
 def serve_mulle(listener):
     import uvloop
 
-    from mulle.serve.http import HttpServer
-    from mulle.serve.http_checks import Limits
-    from mulle.serve.problems import Response
+    from mulle.serve.http.checks import Limits
+    from mulle.serve.http.connection import HttpServer
+    from mulle.serve.http.messages import Response
 
     async def work():
         server = HttpServer(lambda request: Response(200, answer(request.body)), limits=Limits(), allowed_hosts=frozenset({"127.0.0.1"}))

@@ -23,7 +23,7 @@ def measure_quality(context: Context) -> dict[str, Any]:
     from mulle.formats.bundle import verify_bundle
     from mulle.loop.stages.export import targets
     from mulle.loop.stages.files import load_side
-    from mulle.serve.runtime_onnx import OnnxRuntime
+    from mulle.serve.runtimes.onnx import OnnxRuntime
     from mulle.stats.measure import Problem, measure_once
     from mulle.stats.paired import difference_of
     from mulle.stats.resampling import percentile_interval

@@ -21,7 +21,7 @@ from mulle.core.errors import CheckError, SpecError
 from mulle.formats.bundle import verify_bundle
 from mulle.formats.golden import read_golden
 from mulle.loop.adopt import seal_adopted
-from mulle.serve.runtime_onnx import OnnxRuntime
+from mulle.serve.runtimes.onnx import OnnxRuntime
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 
 from mulle.formats.feedback_log import join_feedback, read_feedback
 from mulle.formats.prediction_log import find_prediction, read_predictions
-from mulle.serve.http_checks import Limits
+from mulle.serve.http.checks import Limits
 from support.bundles import GOLDEN_ROWS, answers, churn_graph
 from support.http_client import RawClient
 from support.serving import running, wait_until

@@ -14,8 +14,8 @@ from mulle.core.errors import MulleError, SpecError, UnavailableError
 from mulle.core.schema import ColumnType
 from mulle.formats.bundle import Manifest
 from mulle.formats.rows import encode_rows
-from mulle.serve.codec_json import choose_labels, render_predictions
-from mulle.serve.runtime_onnx import OnnxRuntime
+from mulle.serve.protocols.codec_json import choose_labels, render_predictions
+from mulle.serve.runtimes.onnx import OnnxRuntime
 
 if TYPE_CHECKING:
     import polars as pl

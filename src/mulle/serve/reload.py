@@ -18,8 +18,8 @@ from mulle.formats import telemetry as names
 from mulle.formats.bundle_trust import load_trusted_bundle
 from mulle.formats.deployment import DeploymentSpec, Revision, SignedSpec, encode_signed_spec, read_signed_spec
 from mulle.formats.signing import require_signature
-from mulle.serve.dataplane import DataPlane, Served, Serving, make_served
-from mulle.serve.runtime_onnx import OnnxRuntime, require_golden
+from mulle.serve.plane.dataplane import DataPlane, Served, Serving, make_served
+from mulle.serve.runtimes.onnx import OnnxRuntime, require_golden
 from mulle.serve.state import ServerState
 
 LOG = logging.getLogger("mulle.serve")

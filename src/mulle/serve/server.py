@@ -22,13 +22,13 @@ from mulle.formats.bundle import GOLDEN
 from mulle.formats.feedback_log import FeedbackWriter
 from mulle.formats.golden import read_golden
 from mulle.formats.prediction_log import LogWriter, known_prefixes
-from mulle.serve.dataplane import DataPlane, Serving
-from mulle.serve.http import HttpServer
-from mulle.serve.http_checks import Limits
-from mulle.serve.metrics import Metrics
+from mulle.serve.http.checks import Limits
+from mulle.serve.http.connection import HttpServer
+from mulle.serve.plane.dataplane import DataPlane, Serving
+from mulle.serve.protocols.routes import DEFAULT_MAX_ROWS, Routes
 from mulle.serve.reload import Reloader, SpecSource, load_first, serve_folder
-from mulle.serve.routes import DEFAULT_MAX_ROWS, Routes
 from mulle.serve.state import ServerState
+from mulle.serve.telemetry.metrics import Metrics
 
 LOG = logging.getLogger("mulle.serve")
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mulle.core.errors import MulleError
-from mulle.serve.dataplane import Serving
+from mulle.serve.plane.dataplane import Serving
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ import pytest
 from mulle.core.errors import SpecError
 from mulle.core.schema import ColumnType
 from mulle.formats.bundle import ColumnInfo, Graph, GraphInput, Manifest
-from mulle.serve.codec_json import encode_body, parse_feedback, parse_predict, render_predictions
+from mulle.serve.protocols.codec_json import encode_body, parse_feedback, parse_predict, render_predictions
 
 COLUMNS = (ColumnInfo("tenure", ColumnType.NUMBER), ColumnInfo("계약", ColumnType.TEXT))
 

@@ -15,7 +15,7 @@ from mulle.formats.golden import Golden
 from mulle.formats.onnx_scan import require_plain_onnx
 from mulle.formats.rows import encode_rows
 from mulle.serve.reload import load_bundle
-from mulle.serve.runtime_onnx import OnnxRuntime
+from mulle.serve.runtimes.onnx import OnnxRuntime
 from support.bundles import COLUMNS, GOLDEN_ROWS, answers, churn_graph, seal_churn, trusted_key
 
 

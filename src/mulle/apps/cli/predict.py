@@ -9,7 +9,7 @@ import typer
 from mulle.apps.cli.output import note, print_json, print_table, say
 
 if TYPE_CHECKING:
-    from mulle.serve.runtime_onnx import OnnxRuntime
+    from mulle.serve.runtimes.onnx import OnnxRuntime
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -78,7 +78,7 @@ def _load(project: Path, environment: str, version: int | None, bundle: Path | N
 
 def _parse_row(text: str) -> dict[str, Any]:
     from mulle.core.errors import SpecError
-    from mulle.serve.codec_json import parse_json
+    from mulle.serve.protocols.codec_json import parse_json
 
     try:
         # What a shell hands over as undecodable bytes are surrogates here, and no UTF-8.

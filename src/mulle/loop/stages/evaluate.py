@@ -28,7 +28,7 @@ def run(context: StageContext) -> StageResult:
     from mulle.data.arrays import to_arrays
     from mulle.evaluate.evaluation import ChampionInfo, Options, evaluate_graph
     from mulle.loop.stages.tracking import track_evaluation
-    from mulle.serve.runtime_onnx import OnnxRuntime
+    from mulle.serve.runtimes.onnx import OnnxRuntime
 
     exported = context.inputs["export"]
     draft = msgspec.json.decode((exported / DRAFT).read_bytes(), type=Manifest)
@@ -77,7 +77,7 @@ def _champion(context: StageContext, known: tuple[str, ...]) -> tuple[str, Manif
     if context.situation is None:
         return None
     from mulle.formats.bundle import verify_bundle
-    from mulle.serve.runtime_onnx import OnnxRuntime
+    from mulle.serve.runtimes.onnx import OnnxRuntime
 
     folder = StatePaths(context.state_dir).bundles / context.situation["digest"]
     manifest = verify_bundle(folder, digest=context.situation["digest"])

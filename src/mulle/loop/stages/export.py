@@ -124,7 +124,7 @@ def score_with(folder: Any, manifest: "Manifest", arrays: Any, *, batch: int = 4
     """Return the scores of all rows from the very runtime that serves."""
     import numpy as np
 
-    from mulle.serve.runtime_onnx import OnnxRuntime
+    from mulle.serve.runtimes.onnx import OnnxRuntime
 
     runtime = OnnxRuntime(folder, manifest)
     n = len(next(iter(arrays.values())))

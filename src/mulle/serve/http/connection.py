@@ -21,8 +21,8 @@ from typing import cast
 
 import httptools
 
-from mulle.serve.http_checks import Head, Limits, check_head, too_large_body
-from mulle.serve.problems import Handler, Request, Response, problem
+from mulle.serve.http.checks import Head, Limits, check_head, too_large_body
+from mulle.serve.http.messages import Handler, Request, Response, problem
 
 LOG = logging.getLogger("mulle.serve")
 _PER_TICK = 16

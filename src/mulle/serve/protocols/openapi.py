@@ -10,7 +10,7 @@ from typing import Any
 from mulle.core.schema import ColumnType
 from mulle.core.version import VERSION
 from mulle.formats.bundle import ColumnInfo, Manifest
-from mulle.serve.dataplane import Serving
+from mulle.serve.plane.dataplane import Serving
 
 _TYPES: dict[ColumnType, dict[str, Any]] = {
     ColumnType.NUMBER: {"type": "number"},

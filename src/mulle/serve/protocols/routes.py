@@ -9,12 +9,12 @@ import msgspec
 
 from mulle.core.errors import MulleError, SpecError, UnavailableError
 from mulle.formats import telemetry as names
-from mulle.serve import metrics as metrics_text
-from mulle.serve.codec_json import encode_body, parse_feedback, parse_predict, render_predictions
-from mulle.serve.dataplane import DataPlane, Served
-from mulle.serve.openapi import CONTENT_POLICY, render_docs, render_openapi
-from mulle.serve.problems import JSON, Request, Response, problem, problem_of
+from mulle.serve.http.messages import JSON, Request, Response, problem, problem_of
+from mulle.serve.plane.dataplane import DataPlane, Served
+from mulle.serve.protocols.codec_json import encode_body, parse_feedback, parse_predict, render_predictions
+from mulle.serve.protocols.openapi import CONTENT_POLICY, render_docs, render_openapi
 from mulle.serve.state import ServerState
+from mulle.serve.telemetry import metrics as metrics_text
 
 LOG = logging.getLogger("mulle.serve")
 DEFAULT_MAX_ROWS = 10_000

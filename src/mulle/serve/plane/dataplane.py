@@ -22,8 +22,8 @@ from mulle.formats import telemetry as names
 from mulle.formats.bundle import ColumnInfo, Manifest
 from mulle.formats.feedback_log import FeedbackItem, FeedbackWriter
 from mulle.formats.prediction_log import LoggedColumn, LogWriter, Outcome, PredictionBatch, Source
-from mulle.serve.metrics import Metrics
-from mulle.serve.runtime_onnx import OnnxRuntime
+from mulle.serve.runtimes.onnx import OnnxRuntime
+from mulle.serve.telemetry.metrics import Metrics
 
 BUCKETS = 100
 MAX_REMEMBERED_IDS = 100_000

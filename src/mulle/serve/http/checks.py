@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import httptools
 
-from mulle.serve.problems import Response, problem
+from mulle.serve.http.messages import Response, problem
 
 _LENGTH_DIGITS = 18
 
