@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: install demo test check lint bench docs lock lowest format clean
+.PHONY: install demo test check lint bench bench-serving docs lock lowest format clean
 
 install: $(STAMP)
 
@@ -39,6 +39,10 @@ format: install
 
 bench: install
 	$(BIN)/python benchmarks/run.py
+
+# Our server beside its peers; the first run installs each of them into an environment of its own.
+bench-serving: install
+	cd benchmarks && $(abspath $(BIN))/python -m serving.run
 
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

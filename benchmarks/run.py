@@ -37,7 +37,7 @@ BENCHMARKS = {
     "stage_overhead": ("stage_overhead", "measure_stage_overhead", 240),
     "tracking": ("tracking", "measure_tracking", 180),
     "quality": ("quality", "measure_quality", 180),
-    "serving": ("serving", "measure_serving", 300),
+    "serving": ("first_rate", "measure_serving", 300),
     "http_stack": ("http_table", "measure_http_stack", 240),
     "drift": ("drift_table", "measure_drift", 240),
     "throughput": ("throughput", "measure_throughput", 120),

@@ -14,8 +14,15 @@ REQUIREMENTS = {
     "prefect": ["prefect>=3.8,<4", "fastapi>=0.139,<0.151"],
     "dagster": ["dagster>=1.12"],
     "metaflow": ["metaflow>=2.15"],
-    "bentoml": ["bentoml>=1.4", "onnxruntime", "numpy"],
+    "bentoml": ["bentoml>=1.4", "onnxruntime", "numpy", "pillow"],
     "http": ["granian[uvloop]", "blacksheep", "robyn", "uvicorn", "uvloop", "httptools", "msgspec"],
+    "fastapi": ["fastapi>=0.139", "uvicorn[standard]", "onnxruntime", "numpy", "pillow", "python-multipart", "orjson"],
+    "litserve": ["litserve>=0.2.10", "onnxruntime", "numpy", "pillow", "python-multipart"],
+    "mlserver": ["mlserver>=1.7", "onnxruntime"],
+    "kserve": ["kserve>=0.16", "onnxruntime"],
+    "ray": ["ray[serve]>=2.50", "onnxruntime", "pillow", "python-multipart"],
+    "mlflow": ["mlflow>=3.12,<3.18", "onnx", "onnxruntime"],
+    "triton": ["nvidia-pytriton>=0.7", "onnxruntime", "grpcio", "uvloop"],
 }
 
 
@@ -30,8 +37,7 @@ def peer_bin(name: str) -> Path:
     done = folder / ".installed"
     wanted = " ".join(REQUIREMENTS[name])
     if not done.exists() or done.read_text(encoding="utf-8") != wanted:
-        _uv("venv", "--quiet", "--allow-existing", "--python", sys.executable, str(folder))
-        _uv("pip", "install", "--quiet", "--python", str(folder / "bin" / "python"), *REQUIREMENTS[name])
+        install(folder, REQUIREMENTS[name])
         done.write_text(wanted, encoding="utf-8")
     return folder / "bin"
 
@@ -42,6 +48,16 @@ def peer_version(name: str, distribution: str | None = None) -> str:
     code = f"from importlib.metadata import version; print(version({(distribution or name)!r}))"
     done = subprocess.run([peer_bin(name) / "python", "-c", code], capture_output=True, text=True, check=False)
     return done.stdout.strip() or "?"
+
+
+def install(folder: Path, requirements: list[str], *options: str) -> None:
+    """Make an environment in `folder` and install into it.
+
+    Raises:
+        SkippedError: it cannot be installed here, or not in time.
+    """
+    _uv("venv", "--quiet", "--allow-existing", "--python", sys.executable, str(folder))
+    _uv("pip", "install", "--quiet", *options, "--python", str(folder / "bin" / "python"), *requirements)
 
 
 def _uv(*arguments: str) -> None:

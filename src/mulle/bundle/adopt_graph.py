@@ -163,7 +163,7 @@ def score(graph: bytes, prepared: GraphInputs, frame: "pl.DataFrame", task: Task
             fix="check that the sample has the columns and types the model was exported for",
             where=where,
         ) from error
-    _require_answers(scores, task, frame.height, where)
+    require_answers(scores, task, frame.height, where)
     if any(a.shape != (1, scores.shape[1]) or not np.allclose(a[0], scores[i], atol=1e-4, equal_nan=True) for i, a in enumerate(alone)):
         raise SpecError(
             "adopt-batch",
@@ -174,7 +174,12 @@ def score(graph: bytes, prepared: GraphInputs, frame: "pl.DataFrame", task: Task
     return scores
 
 
-def _require_answers(scores: NDArray[Any], task: Task, n: int, where: str) -> None:
+def require_answers(scores: NDArray[Any], task: Task, n: int, where: str) -> None:
+    """Return if `scores` are answers of a task for n rows: finite, of the right width, probabilities that sum to 1.
+
+    Raises:
+        SpecError: `adopt-answers`.
+    """
     problem = ""
     if scores.ndim != 2 or len(scores) != n:  # noqa: PLR2004  (rows and columns)
         problem = f"answers of shape {scores.shape} for {n} rows"
@@ -224,12 +229,12 @@ def _matrix_columns(value: Any, frame: "pl.DataFrame", columns: Sequence[str] | 
                 fix=f"did you mean {near[0]!r}?" if near else "check --columns",
                 where=where,
             )
-    shape = _shape(value)
+    shape = shape_of(value)
     if len(shape) != 2:  # noqa: PLR2004  (rows and columns)
         raise SpecError(
             "adopt-input-shape",
             f"the input {value.name[:80]!r} has {len(shape)} dimensions; a table has two",
-            fix="adopt models of tables only",
+            fix="pictures: --image auto; other tensors: --tensors",
             where=where,
         )
     width = shape[1]
@@ -246,7 +251,7 @@ def _matrix_columns(value: Any, frame: "pl.DataFrame", columns: Sequence[str] | 
 def _adapt(model: Any, value: Any, names: tuple[str, ...], frame: "pl.DataFrame", where: str) -> GraphInput:
     """Give an input a type and a shape that requests can fill; casts and reshapes go into the graph."""
     kind = value.type.tensor_type.elem_type
-    shape = _shape(value)
+    shape = shape_of(value)
     direct = _DIRECT.get(kind)
     tensor, fed = (direct, kind) if direct is not None else _CAST.get(kind, (None, 0))
     if tensor is None:
@@ -268,14 +273,14 @@ def _adapt(model: Any, value: Any, names: tuple[str, ...], frame: "pl.DataFrame"
     _require_values(value.name, tensor, names, frame, where)
     inner = value.name
     if len(shape) == 1:
-        inner = _before(model, value.name, inner, "Reshape", [("mulle_flat", [-1])])
+        inner = insert_before(model, value.name, inner, "Reshape", [("mulle_flat", [-1])])
     if direct is None:
-        inner = _before(model, value.name, inner, "Cast", [], to=kind)
+        inner = insert_before(model, value.name, inner, "Cast", [], to=kind)
     value.type.CopyFrom(helper.make_tensor_type_proto(fed, [None, len(names)]))
     return GraphInput(value.name, tensor, names)
 
 
-def _before(model: Any, name: str, current: str, operator: str, constants: list[tuple[str, list[int]]], **attributes: Any) -> str:
+def insert_before(model: Any, name: str, current: str, operator: str, constants: list[tuple[str, list[int]]], **attributes: Any) -> str:
     """Put an operator between the input `name` and everything that reads it; return the new inner name."""
     graph = model.graph
     inner = f"{name}_mulle_{operator.casefold()}"
@@ -316,12 +321,13 @@ def _schema(frame: "pl.DataFrame", inputs: Sequence[GraphInput]) -> Schema:
     return Schema(tuple(Column(c.name, c.type, c.nullable and dtype not in {"int64", "bool"}) for c, dtype in found if c is not None))
 
 
-def _shape(value: Any) -> tuple[int | None, ...]:
+def shape_of(value: Any) -> tuple[int | None, ...]:
+    """Return the dimensions an input or output declares; None where one is free."""
     return tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in value.type.tensor_type.shape.dim)
 
 
 def _width(value: Any) -> int | None:
-    shape = _shape(value)
+    shape = shape_of(value)
     return 1 if len(shape) == 1 else shape[1] if len(shape) == 2 else None  # noqa: PLR2004  (rows and columns)
 
 

@@ -39,6 +39,13 @@ def write_mlflow_model(bundle: Path, out: Path) -> Path:
         CheckError: the bundle was changed.
     """
     manifest = verify_bundle(bundle)
+    if manifest.kind != "columns":
+        raise SpecError(
+            "mlflow-model-kind",
+            f"{manifest.model!r} takes {'pictures' if manifest.kind == 'image' else 'tensors'}, and MLflow's tables hold columns",
+            fix="serve it with `mulle serve`, or log its model.onnx with mlflow.onnx",
+            where=str(bundle),
+        )
     if out.exists():
         raise SpecError("mlflow-model-exists", f"{out.name!r} is there already", fix="name a new folder", where=str(out))
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -84,7 +84,7 @@ def to_array(frame: Any, name: str, kind: str) -> np.ndarray:
         return np.where(known, column.to_numpy(), MISSING_TEXT)
     if kind == "datetime":
         try:
-            times = pd.to_datetime(column, utc=True)
+            times = pd.to_datetime(column, utc=True, format="ISO8601") if column.dtype == object else pd.to_datetime(column, utc=True)
         except (ValueError, TypeError) as error:
             raise ValueError(f"the column {name!r} holds what is not a time: {error}") from error
         seconds = (times - pd.Timestamp(0, tz="UTC")).dt.total_seconds()

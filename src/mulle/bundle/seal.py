@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
@@ -19,14 +18,15 @@ from mulle.core.errors import SpecError
 from mulle.formats.bundle import (
     ATTESTATIONS,
     BASELINE,
-    GOLDEN,
     MANIFEST,
+    BundleTask,
     ColumnInfo,
     FileInfo,
     Graph,
     Manifest,
     verify_bundle,
 )
+from mulle.formats.image_spec import ImageInput
 from mulle.formats.signing import sign
 
 SIGNATURE = "signature.json"
@@ -46,40 +46,48 @@ class BundleContent:
     """What a bundle is made of: everything here, and only this, decides its digest.
 
     Attributes:
-        baseline: The drift baseline document (`formats/baseline.py`).
-        golden: The golden requests document (`formats/golden.py`).
+        baseline: The drift baseline document (`formats/baseline.py`); None where there is nothing to compare with: tensors.
+        golden: The golden requests: `formats/golden.py` for columns, `formats/golden_tensors.py` for pictures and tensors.
+        image: How a picture becomes the input, for models of pictures.
     """
 
     model_name: str
-    task: Literal["binary", "multiclass", "regression"]
+    task: BundleTask
     graph: bytes
     graph_info: Graph
     columns: Sequence[ColumnInfo]
-    baseline: bytes
+    baseline: bytes | None
     golden: bytes
     classes: Sequence[str] = ()
     positive: str | None = None
     threshold: float = 0.5
     target: str | None = None
     entity: str | None = None
+    image: ImageInput | None = None
 
     def files(self) -> dict[str, bytes]:
         """Return file name to bytes for every file the digest covers."""
-        return {self.graph_info.file: self.graph, BASELINE: self.baseline, GOLDEN: self.golden}
+        files = {self.graph_info.file: self.graph, self._bare().golden_file: self.golden}
+        return files if self.baseline is None else {**files, BASELINE: self.baseline}
 
     def manifest(self) -> Manifest:
         """Return the manifest that names all of it."""
+        files = {name: FileInfo(digest_bytes(data), len(data)) for name, data in sorted(self.files().items())}
+        return msgspec.structs.replace(self._bare(), files=files)
+
+    def _bare(self) -> Manifest:
         return Manifest(
             model=self.model_name,
             task=self.task,
             graph=self.graph_info,
             columns=tuple(self.columns),
-            files={name: FileInfo(digest_bytes(data), len(data)) for name, data in sorted(self.files().items())},
+            files={},
             classes=tuple(self.classes),
             positive=self.positive,
             threshold=self.threshold,
             target=self.target,
             entity=self.entity,
+            image=self.image,
         )
 
 

@@ -96,7 +96,7 @@ class LeakReport:
         return "\n".join(lines)
 
 
-def check_leaks(  # noqa: PLR0913 - each says what one column is for
+def check_leaks(
     frame: pl.DataFrame,
     sides: pl.Series,
     *,

@@ -86,6 +86,7 @@ class JoinedFeedback:
         rows: int64: rows of the prediction table, rising.
         values: One per row: str objects for labels, float64 otherwise.
         n_unmatched: Feedback for ids the table does not hold.
+        n_sampled_out: Of those, how many sampling kept out of the log.
         n_superseded: Feedback that a later one of the same id replaced.
         n_duplicate_predictions: Rows left out because an earlier row has their id.
     """
@@ -95,6 +96,7 @@ class JoinedFeedback:
     n_unmatched: int
     n_superseded: int
     n_duplicate_predictions: int
+    n_sampled_out: int = 0
 
 
 def require_prediction_id(text: object, *, where: str = "") -> str:
@@ -226,6 +228,7 @@ def join_feedback(predictions: PredictionTable, feedback: FeedbackTable, *, kind
         n_unmatched=len(latest) - len(rows),
         n_superseded=n_items - len(latest),
         n_duplicate_predictions=len(predictions) - len(seen),
+        n_sampled_out=sum(predictions.left_out(one) for one in latest if one not in seen) if predictions.sampled else 0,
     )
 
 

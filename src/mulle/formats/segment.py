@@ -6,9 +6,13 @@
 All numbers little-endian. One frame, or several together, is one `write`: a process killed between two leaves whole
 frames, a host that crashed within one leaves a torn tail. A payload that fails its checksum is skipped and counted; a
 frame head that fails ends the file, because nothing says where the next frame begins.
+
+While a segment is written its writer holds an exclusive lock on the open file. The kernel lets go of it when the writer
+closes the file or dies, however it dies: a segment whose lock can be had has got its last byte (`lock_closed`).
 """
 
 import errno
+import fcntl
 import os
 import struct
 import zlib
@@ -54,6 +58,13 @@ class Damage:
         if path.name not in self.files:
             self.files.append(path.name)
 
+    def add(self, other: "Damage") -> None:
+        """Add what `other` counted."""
+        self.torn_tails += other.torn_tails
+        self.corrupt_frames += other.corrupt_frames
+        self.lost_bytes += other.lost_bytes
+        self.files += [name for name in other.files if name not in self.files]
+
 
 def frame(kind: int, payload: bytes) -> bytes:
     """Return `payload` framed."""
@@ -66,8 +77,18 @@ def read_frames(path: Path, damage: Damage) -> Iterator[tuple[int, memoryview]]:
 
     Raises:
         CheckError: `segment-unknown`: the file is not a segment, or was written by a newer Mulle.
+        FileNotFoundError: there is no such file.
     """
-    data = memoryview(path.read_bytes())
+    yield from iter_frames(path.read_bytes(), path, damage)
+
+
+def iter_frames(content: bytes, path: Path, damage: Damage) -> Iterator[tuple[int, memoryview]]:
+    """Yield as `read_frames` from the content of `path`, read before.
+
+    Raises:
+        CheckError: `segment-unknown`.
+    """
+    data = memoryview(content)
     if len(data) < len(MAGIC):
         if data:
             damage.note(path, "torn", len(data))
@@ -102,6 +123,44 @@ def read_frames(path: Path, damage: Damage) -> Iterator[tuple[int, memoryview]]:
         at = start + length
 
 
+def lock_closed(path: Path) -> int | None:
+    """Return a descriptor that holds the lock of `path` once nobody writes to it; None while somebody does, or when it is gone.
+
+    The caller closes the descriptor, and with it lets go of the lock.
+
+    Raises:
+        UnavailableError: `log-unavailable`: the file cannot be opened, or its file system has no locks.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise unavailable(path, error) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError as error:
+        os.close(descriptor)
+        raise unavailable(path, error) from error
+    return descriptor
+
+
+def sync_folder(folder: Path) -> None:
+    """Return when the names in `folder` are on the disk.
+
+    Raises:
+        OSError: the folder cannot be opened or the disk is failing.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 class SegmentFile:
     """One segment being written: whole frames or nothing.
 
@@ -112,22 +171,35 @@ class SegmentFile:
         self.path = path
         self.n_bytes = 0
         self._broken = False
+        self._lost = False
+        self._named = False
+        self._descriptor = -1
+        # Locked before it has its name: nobody who looks for closed segments ever sees it open and unlocked.
+        draft = path.with_name(f".{path.name}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o640)
+            self._descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o640)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _write_whole(self._descriptor, MAGIC)
+            if path.exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+            draft.rename(path)
         except OSError as error:
-            raise _unavailable(path, error) from error
-        try:
-            self.append([MAGIC])
-        except UnavailableError:
-            self.close()
-            path.unlink(missing_ok=True)
-            raise
+            if self._descriptor >= 0:
+                self.close()
+                draft.unlink(missing_ok=True)
+            raise unavailable(path, error) from error
+        self.n_bytes = len(MAGIC)
 
     @property
     def broken(self) -> bool:
-        """Whether half a frame could not be taken back: write on in another file."""
-        return self._broken
+        """Whether half a frame could not be taken back, or a sync failed: write on in another file."""
+        return self._broken or self._lost
+
+    @property
+    def lost(self) -> bool:
+        """Whether a sync failed: what was appended may not survive the host, whatever a later sync says."""
+        return self._lost
 
     def append(self, frames: Iterable[bytes]) -> int:
         """Hand `frames` to the kernel in one write and return their length in bytes.
@@ -144,24 +216,30 @@ class SegmentFile:
                 os.ftruncate(self._descriptor, self.n_bytes)
             except OSError:
                 self._broken = True
-            raise _unavailable(self.path, error) from error
+            raise unavailable(self.path, error) from error
         self.n_bytes += len(data)
         return len(data)
 
     def sync(self) -> None:
-        """Return when what was appended is on the disk.
+        """Return when what was appended is on the disk, the file's name included.
 
         Raises:
-            UnavailableError: `log-unavailable`.
+            UnavailableError: `log-unavailable`. The kernel may have thrown away what it could not write, and says so only
+                once: the file is `broken` from now on.
         """
         try:
             # macOS has no fdatasync.
             getattr(os, "fdatasync", os.fsync)(self._descriptor)
+            if not self._named:
+                sync_folder(self.path.parent)
+                sync_folder(self.path.parent.parent)
+                self._named = True
         except OSError as error:
             # Closed beside a sync in another thread: whoever closes has synced.
             if error.errno == errno.EBADF:
                 return
-            raise _unavailable(self.path, error) from error
+            self._lost = True
+            raise unavailable(self.path, error) from error
 
     def close(self) -> None:
         """Close the file; safe to call twice."""
@@ -175,7 +253,8 @@ def _write_whole(descriptor: int, data: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _unavailable(path: Path, error: OSError) -> UnavailableError:
+def unavailable(path: Path, error: OSError) -> UnavailableError:
+    """Return the error for a log that cannot be written, or made ready to be."""
     return UnavailableError(
         "log-unavailable",
         f"the log cannot be written: {error.strerror}",

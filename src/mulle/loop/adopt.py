@@ -20,7 +20,7 @@ DEFAULT_OUTPUT = Path(".mulle") / "bundles"
 _ENDINGS = (".parquet", ".csv", ".tsv")
 
 
-def adopt_model(  # noqa: PLR0913  (the command's own options)
+def adopt_model(
     source: str,
     sample: Path,
     *,

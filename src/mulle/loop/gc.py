@@ -103,7 +103,8 @@ def plan_gc(settings: Settings, paths: StatePaths, *, events: Iterable[object], 
     found += [
         _candidate(path, "bundle", "no version, spec or kept run names it") for path in _children(paths.bundles) if path.name not in named
     ]
-    found += _old_logs(paths, now_ns - settings.retention.logs_days * _DAY_NS)
+    shipped_only = settings.serving.log.sink is not None
+    found += _old_logs(paths, now_ns - settings.retention.logs_days * _DAY_NS, shipped_only=shipped_only)
     return GcPlan(tuple(found))
 
 
@@ -176,12 +177,15 @@ def _json(path: Path) -> object:
         ) from error
 
 
-def _old_logs(paths: StatePaths, edge_ns: int) -> list[Candidate]:
-    """Return prediction-log files whose last change is older than the edge; the folders stay."""
+def _old_logs(paths: StatePaths, edge_ns: int, *, shipped_only: bool) -> list[Candidate]:
+    """Return log files whose last change is older than the edge; folders, and what a sink does not hold yet, stay."""
     found: list[Candidate] = []
     for base, _, names in os.walk(paths.logs):
         for name in sorted(names):
             path = Path(base) / name
+            waits = name.startswith("predictions-") and name.endswith((".mseg", ".mcol")) and f"{name}.shipped" not in names
+            if shipped_only and waits:
+                continue
             with suppress(OSError):
                 if path.lstat().st_mtime_ns < edge_ns:
                     found.append(_candidate(path, "prediction log", "older than logs_days"))

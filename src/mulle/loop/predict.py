@@ -46,6 +46,7 @@ def predict_row(runtime: OnnxRuntime, row: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         SpecError: a value does not fit its column.
     """
+    runtime.require_kind("columns")
     manifest = runtime.manifest
     ignore = {manifest.entity} if manifest.entity else set[str]()
     return render_predictions(manifest, runtime.run(encode_rows([row], manifest.columns, ignore=ignore)))[0]
@@ -67,6 +68,7 @@ def score_file(
         SpecError: an unknown ending, an unreadable table, columns that are missing or of another type.
         UnavailableError: the output cannot be written.
     """
+    runtime.require_kind("columns")
     _require_ending(output, WRITABLE, "--output")
     frame = read_table(source, runtime.manifest)
     table = score_table(runtime, frame, on_progress=on_progress, batch_rows=batch_rows)

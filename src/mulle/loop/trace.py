@@ -14,7 +14,7 @@ from mulle.core.canonical import is_digest
 from mulle.core.errors import MulleError, SpecError
 from mulle.formats.bundle import read_manifest
 from mulle.formats.feedback_log import FeedbackItem, read_feedback, require_prediction_id
-from mulle.formats.prediction_log import Prediction, find_prediction
+from mulle.formats.prediction_log import Prediction, find_prediction, was_sampled_out
 from mulle.loop.paths import StatePaths
 from mulle.loop.record import read_run
 from mulle.loop.settings import Settings
@@ -52,6 +52,7 @@ class Trace:
     links: tuple[Link, ...]
     features: dict[str, Any]
     outputs: dict[str, float]
+    redacted: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -70,6 +71,7 @@ class Trace:
             "links": [{"name": link.name, "status": link.status, "note": link.note, "facts": link.facts} for link in self.links],
             "features": self.features,
             "outputs": self.outputs,
+            "redacted": list(self.redacted),
         }
 
     def render_text(self) -> str:
@@ -78,8 +80,13 @@ class Trace:
         lines = [f"{link.name:<{width}}  {_line(link)}" for link in self.links]
         lines.append("features")
         name_width = max((len(name) for name in self.features), default=0)
-        lines += [f"  {name:<{name_width}}  {'(missing)' if value is None else repr(value)}" for name, value in self.features.items()]
+        lines += [f"  {name:<{name_width}}  {self._shown(name, value)}" for name, value in self.features.items()]
         return "\n".join(lines)
+
+    def _shown(self, name: str, value: object) -> str:
+        if name in self.redacted:
+            return "(redacted)"
+        return "(missing)" if value is None else repr(value)
 
 
 def trace_prediction(settings: Settings, paths: StatePaths, prediction_id: str, *, deployment: str | None = None) -> Trace:
@@ -96,6 +103,12 @@ def trace_prediction(settings: Settings, paths: StatePaths, prediction_id: str, 
     """
     require_prediction_id(prediction_id)
     found = find_prediction(paths.logs, prediction_id, deployment=deployment)
+    if found is None and was_sampled_out(paths.logs, prediction_id, deployment=deployment):
+        raise SpecError(
+            "prediction-sampled-out",
+            f"prediction {prediction_id!r} was answered, and is not in the log: only a sample is kept",
+            fix="set sample = 1.0 under [serving.log] to keep every prediction",
+        )
     if found is None:
         where = f"the log of {deployment!r}" if deployment else "any log of this project"
         raise SpecError(
@@ -115,7 +128,7 @@ def trace_prediction(settings: Settings, paths: StatePaths, prediction_id: str, 
         _data(record, paths),
         _feedback(found, paths),
     )
-    return Trace(prediction_id, links, dict(found.features), dict(found.outputs))
+    return Trace(prediction_id, links, dict(found.features), dict(found.outputs), found.redacted)
 
 
 def _registry(settings: Settings, paths: StatePaths) -> tuple[RegistryState | None, str]:
@@ -143,7 +156,7 @@ def _prediction(found: Prediction) -> Link:
         "deployment": found.deployment,
         "status": found.status,
         "latency_ms": found.latency_us / 1000,
-        "entity": found.entity,
+        "entity": "(redacted)" if found.source.entity in found.redacted else found.entity,
         "outputs": dict(found.outputs),
         "segment": found.segment,
     }

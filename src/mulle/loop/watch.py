@@ -26,8 +26,7 @@ from mulle.formats.feedback_log import join_feedback, read_feedback
 from mulle.formats.prediction_log import PredictionTable, read_predictions
 from mulle.formats.signing import require_signature
 from mulle.loop.paths import StatePaths, folder_unwritable, write_atomic
-from mulle.loop.settings import Settings
-from mulle.loop.settings.model import duration_s
+from mulle.loop.settings import Settings, duration_s
 from mulle.loop.trust import trusted_keys
 from mulle.monitor.baseline import AnswerSpec
 from mulle.monitor.check import check_window
@@ -198,7 +197,7 @@ def _check(
     scores = answered.outputs[:, :width]
     if scores.shape[1] < width:
         scores = None
-    answer = AnswerSpec(manifest.task, manifest.classes, manifest.positive, manifest.threshold)
+    answer = AnswerSpec(manifest.require_answer(), manifest.classes, manifest.positive, manifest.threshold)
     window = _window(name, table, answered, revision)
     return check_window(
         baseline,
@@ -219,6 +218,8 @@ def _window(name: str, table: PredictionTable, answered: PredictionTable, revisi
             "missing frames": table.gaps.missing_frames,
             "changed or unreadable frames": damage.corrupt_frames,
             "torn ends of files": damage.torn_tails,
+            "requests answered and not logged": table.gaps.dropped,
+            "rows left out by sampling": table.gaps.sampled_out,
         }
         gaps = [f"{count:,} {what}" for what, count in parts.items() if count] or ["the log says it is incomplete"]
     notes: list[str] = []

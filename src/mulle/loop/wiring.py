@@ -47,7 +47,6 @@ def _require_supported(settings: Settings) -> None:
     backends = settings.backends
     asked = {
         f"engine = {backends.engine!r}": backends.engine != "local",
-        "api_key": backends.api_key is not None,
         "secrets in a vault": backends.secrets is not None and backends.secrets.startswith("vault://"),
     }
     first = next((what for what, is_asked in asked.items() if is_asked), None)

@@ -9,8 +9,9 @@ import pytest
 
 from mulle.core.errors import CheckError, SpecError, UnavailableError
 from mulle.core.schema import MISSING_TEXT, ColumnType
+from mulle.formats.prediction_frames import KIND_HEADER, SegmentHeader
 from mulle.formats.prediction_log import LoggedColumn, LogWriter, PredictionBatch, Source, find_prediction, known_prefixes, read_predictions
-from mulle.formats.segment import HEAD_BYTES, MAGIC
+from mulle.formats.segment import HEAD_BYTES, MAGIC, frame
 
 HOUR_NS = 3_600_000_000_000
 T0 = 500_000 * HOUR_NS
@@ -226,15 +227,13 @@ def test_a_reader_refuses_what_it_does_not_know(tmp_path, data, code):
     assert code == caught.value.code
 
 
-def test_a_newer_version_of_the_log_is_refused(tmp_path, monkeypatch):
+@pytest.mark.parametrize("version", [1, 3])
+def test_another_version_of_the_log_is_refused(tmp_path, version):
     """The header's version is compared before any row is used."""
     writer = LogWriter(tmp_path, "churn")
     writer.append(batch(writer, 1))
     path = the_file(tmp_path)
-    from mulle.formats.prediction_writer import KIND_HEADER, SegmentHeader
-    from mulle.formats.segment import frame
-
-    header = SegmentHeader("mulle.predictions", 2, "churn", "0", "x", 0, 0)
+    header = SegmentHeader("mulle.predictions", version, "churn", "0", "x", 0, 0)
     path.write_bytes(MAGIC + frame(KIND_HEADER, msgspec.msgpack.encode(header)))
     with pytest.raises(CheckError) as caught:
         read_predictions(tmp_path, "churn")

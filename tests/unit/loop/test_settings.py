@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from mulle.core.errors import SpecError
-from mulle.loop.settings import load_settings
-from mulle.loop.settings.model import duration_s
+from mulle.loop.settings import duration_s, load_settings
 from mulle.loop.settings.positions import key_lines, line_of
 from mulle.loop.settings.schema import SCHEMA_FILE, render_schema, write_schema
 

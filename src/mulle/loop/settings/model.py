@@ -3,78 +3,13 @@
 Every table forbids unknown keys. The descriptions become the JSON Schema which editors read (`settings/schema.py`).
 """
 
-import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
-Scalar = bool | int | float | str
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-
-_DURATION = re.compile(r"(\d+)\s*(s|m|h|d)")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_PASSWORD = re.compile(r"^[\w+.\-]+://[^/@\s:]*:(\$\{[^}]*\}|[^/@\s]+)@")
-_EMBEDDED = re.compile(r"^\$\{(env|file)://[^}]+\}$")
-_CRON_FIELDS = 5
-
-
-def duration_s(text: str) -> int:
-    """Return the length of a duration such as `30s`, `15m`, `6h` or `2d`, in seconds; ValueError when it is none."""
-    match = _DURATION.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(f"{text!r} is no duration: write a whole number and s, m, h or d, such as '6h'")
-    return int(match.group(1)) * _SECONDS[match.group(2)]
-
-
-def _duration(text: str) -> str:
-    duration_s(text)
-    return text
-
-
-def _no_plain_secret(text: str) -> str:
-    match = _PASSWORD.match(text)
-    if match is not None and _EMBEDDED.match(match.group(1)) is None:
-        raise ValueError(
-            "a password stands in the file: write ${env://NAME} in its place, or put the whole address elsewhere and write 'env://NAME' or 'file://path'"
-        )
-    return text
-
-
-def _secret_reference(text: str) -> str:
-    if not text.startswith(("env://", "file://")):
-        raise ValueError("secrets are given by reference only: write 'env://NAME' or 'file://path'")
-    return text
-
-
-def _cron(text: str) -> str:
-    fields = text.split()
-    if len(fields) != _CRON_FIELDS or not all(re.fullmatch(r"[\d*/,\-]+", field) for field in fields):
-        raise ValueError(f"{text!r} is no schedule: write five cron fields, such as '0 2 * * *'")
-    return text
-
-
-def _public_key(text: str) -> str:
-    if re.fullmatch(r"(ed25519:)?[0-9a-f]{64}", text) is None:
-        raise ValueError("this is no public key: write 'ed25519:' and 64 hexadecimal digits (`mulle doctor` shows yours)")
-    return text
-
-
-def _margin(value: Any) -> Any:
-    """Accept `true` as a table of defaults; `false` is the key left out."""
-    return {} if value is True else None if value is False else value
-
-
-Duration = Annotated[str, AfterValidator(_duration)]
-Address = Annotated[str, Field(min_length=1), AfterValidator(_no_plain_secret)]
-
-
-class Table(BaseModel):
-    """One table of `mulle.toml`: frozen, and nothing in it that is not named here."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True, protected_namespaces=(), defer_build=True
-    )
+from mulle.loop.settings.base import Address, Duration, PublicKey, Scalar, Schedule, SecretReference, Share, Table, TrueIsDefaults
+from mulle.loop.settings.serving import ServingTable
 
 
 class ProjectTable(Table):
@@ -144,7 +79,7 @@ class MetricGate(Table):
     judge: Literal["point", "interval"] = Field(
         default="point", description="`interval`: the whole bootstrap interval must keep the bounds."
     )
-    no_worse_than_champion: Annotated[ChampionMargin | None, BeforeValidator(_margin)] = Field(
+    no_worse_than_champion: Annotated[ChampionMargin | None, TrueIsDefaults] = Field(
         None, description="Compare with the champion on the same rows.", json_schema_extra={"$comment": "true stands for the defaults"}
     )
 
@@ -199,18 +134,6 @@ class GatesTable(Table):
     fairness: FairnessGate | None = None
     latency_ms: LatencyGate | None = None
     size_mb: SizeGate | None = None
-
-
-class ServingTable(Table):
-    """The data plane."""
-
-    deployment: str | None = Field(
-        default=None, min_length=1, max_length=63, description="Name of the deployment; the project's name by default."
-    )
-    host: str = Field(default="127.0.0.1", description="Address to listen on.")
-    port: int = Field(default=8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    workers: int = Field(default=1, ge=1, le=1024, description="Processes behind the port.")
-    max_batch: int = Field(default=64, ge=1, le=65536, description="Rows that are answered together at most.")
 
 
 class ErrorRateBound(Table):
@@ -273,7 +196,7 @@ class RetrainTable(Table):
     on: tuple[Literal["schedule", "drift", "performance", "data", "manual"], ...] = Field(
         default=("manual",), description="What starts a run."
     )
-    schedule: Annotated[str, AfterValidator(_cron)] | None = Field(default=None, description="When, as five cron fields.")
+    schedule: Schedule | None = Field(default=None, description="When, as five cron fields.")
     cooldown: Duration = Field(default="6h", description="Least time between two runs that were not started by hand.")
 
 
@@ -295,11 +218,9 @@ class EnvironmentTable(Table):
         default=None, description="Where secrets are looked up."
     )
     engine: Literal["local", "prefect", "airflow", "kubeflow"] = Field(default="local", description="What runs the stages.")
-    trust: tuple[Annotated[str, AfterValidator(_public_key)], ...] = Field(
-        default=(), description="Public keys whose signatures are accepted."
-    )
-    api_key: Annotated[str, AfterValidator(_secret_reference)] | None = Field(
-        default=None, description="Key that requests must carry, by reference."
+    trust: tuple[PublicKey, ...] = Field(default=(), description="Public keys whose signatures are accepted.")
+    api_key: SecretReference | None = Field(
+        default=None, description="API keys requests must carry, by reference: a document of `mulle keys`, or one key as text."
     )
 
 

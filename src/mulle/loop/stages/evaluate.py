@@ -43,7 +43,7 @@ def run(context: StageContext) -> StageResult:
         OnnxRuntime(exported, draft).run,
         to_arrays(held, schema.select(needed)),
         targets(held, draft),
-        task=draft.task,
+        task=draft.require_answer(),
         rng=np.random.default_rng(record["seed"]),
         classes=draft.classes,
         positive=draft.positive,

@@ -45,7 +45,7 @@ def run(context: StageContext) -> StageResult:
         to_arrays(rows, columns),
         columns,
         scores,
-        task=draft.task,
+        task=draft.require_answer(),
         classes=draft.classes,
         positive=draft.positive,
         threshold=draft.threshold,

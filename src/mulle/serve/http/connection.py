@@ -1,178 +1,136 @@
 """HTTP/1.1 on an asyncio protocol: parsing, limits, answers in order. It knows requests and answers, no models.
 
-What the parser (httptools) does not do is done here, each found by trying:
+A request whose head was met before (`heads.py`) and that is whole in what was received goes straight to its target.
+Everything else goes through the parser (httptools). What the parser does not do is done here, each found by trying:
 
 - trailers arrive like headers, after the body: ignored, or a trailer could forge a header that was checked before;
 - ten megabytes of one header cause no callback: raw bytes are counted while a head is unfinished;
 - `Upgrade` swallows the body (Java's client asks for h2c on every first request): the head is replayed without it;
 - a missing Host passes; data behind a `Connection: close` request is an error *after* that valid request.
 
-Answers leave in the order of their requests: one request of a connection is worked on at a time, the rest wait.
+Answers leave in the order of their requests: each request holds a slot, and a slot's bytes wait for the slots before it.
 """
 
 import asyncio
-import email.utils
-import http
-import logging
-import time
 from collections import deque
-from collections.abc import Awaitable
-from typing import cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
 
 import httptools
 
-from mulle.serve.http.checks import Head, Limits, check_head, too_large_body
-from mulle.serve.http.messages import Handler, Request, Response, problem
+from mulle.serve.http.bulk import Bulk, padding_of
+from mulle.serve.http.checks import RawHead, check_head, is_plain, too_large_body, without_upgrade
+from mulle.serve.http.heads import END, Head
+from mulle.serve.http.messages import Response, Slot, problem, render_response
 
-LOG = logging.getLogger("mulle.serve")
+if TYPE_CHECKING:
+    from mulle.serve.http.listener import HttpServer
+
 _PER_TICK = 16
 _MAX_REPLAYS = 16
 _MAX_HEADERS = 100
+_MAX_NAMES = 256
 _LINGER_S = 2.0
 _CHUNK_OVERHEAD = 8
 _BODY_SLACK_BYTES = 64 << 10
-_REASONS = {status.value: status.phrase for status in http.HTTPStatus}
-_DROPPED_ON_REPLAY = frozenset({"upgrade", "connection", "http2-settings"})
-
-
-class HttpServer:
-    """All connections of one listening socket.
-
-    Args:
-        handler: Gives the answer to a request, at once or to be awaited; it does not raise.
-        limits: See `Limits`.
-        allowed_hosts: Names the Host and Origin headers may carry, against DNS rebinding; None: any.
-    """
-
-    def __init__(self, handler: Handler, *, limits: Limits, allowed_hosts: frozenset[str] | None) -> None:
-        self.handler = handler
-        self.limits = limits
-        self.allowed_hosts = allowed_hosts
-        self.draining = False
-        self.connections: set[Connection] = set()
-        self.empty = asyncio.Event()
-        self._date = ""
-        self._date_s = 0
-
-    def __call__(self) -> "Connection":
-        """Return the protocol of a new connection."""
-        return Connection(self)
-
-    @property
-    def n_in_flight(self) -> int:
-        """Requests received and not yet answered."""
-        return sum(connection.n_in_flight for connection in self.connections)
-
-    def sweep(self, now: float) -> None:
-        """End the connections whose time is over; call it a few times a second."""
-        for connection in list(self.connections):
-            connection.expire(now)
-
-    def drain(self) -> None:
-        """Close idle connections now, and every other after its current request."""
-        self.draining = True
-        if not self.connections:
-            self.empty.set()
-        for connection in list(self.connections):
-            connection.close_if_idle()
-
-    def forget(self, connection: "Connection") -> None:
-        """Take note of a connection that has ended; `empty` is set when the last one has, while draining."""
-        self.connections.discard(connection)
-        if self.draining and not self.connections:
-            self.empty.set()
-
-    def abort(self) -> None:
-        """Cut every connection."""
-        for connection in list(self.connections):
-            connection.abort()
-
-    def date(self) -> str:
-        """Return the Date header, formatted once a second."""
-        now = int(time.time())
-        if now != self._date_s:
-            self._date_s, self._date = now, email.utils.formatdate(now, usegmt=True)
-        return self._date
+_EARLY_REFUSAL_BYTES = 64 << 10
+_BULK_BYTES = 32 << 10
+_VARY = "vary: Origin\r\n"
+_NEVER_REMEMBERED = frozenset({"transfer-encoding", "expect", "upgrade", "trailer"})
 
 
 class Connection(asyncio.Protocol):
     """One connection: bytes to requests, answers to bytes."""
 
-    def __init__(self, server: HttpServer) -> None:
-        self._server = server
+    def __init__(self, server: "HttpServer") -> None:
+        self.server = server
+        self.slots: deque[Slot] = deque()
         self._limits = server.limits
+        self._heads = server.heads
+        self._names = server.names
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpRequestParser(self)
         self._phase = "idle"
-        self._deadline: float | None = self._loop.time() + self._limits.idle_timeout_s
-        self._waiting: deque[tuple[Request | Response, bool]] = deque()
-        self._busy = False
-        self._task: asyncio.Task[None] | None = None
+        self._deadline: float | None = server.idle_deadline
+        self._work: deque[Callable[[], None]] = deque()
+        self._working = False
         self._paused = False
+        self._reading = True
         self._last = False
         self._lingering = False
         self._message_ended = False
+        self._refused = False
+        self._receiving = False
+        self._chunk: bytes | None = None
+        self._rest = b""
+        self._bulk: Bulk | None = None
         self._reset()
-
-    @property
-    def n_in_flight(self) -> int:
-        """Requests of this connection received and not yet answered."""
-        return len(self._waiting) + self._busy
 
     # ---- the transport's callbacks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, or refuse when there are too many."""
         self._transport = cast("asyncio.Transport", transport)
-        self._server.connections.add(self)
-        if len(self._server.connections) > self._limits.connections:
+        self.server.connections.add(self)
+        self.server.n_accepted += 1
+        if len(self.server.connections) > self._limits.connections:
             self._reject(
                 503, "http-too-many-connections", "the server has no room for another connection", "try again in a moment", retry=True
             )
-            self._work()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget everything; what was already logged stays logged."""
         del exc
         self._transport = None
-        self._waiting.clear()
-        self._server.forget(self)
+        for slot in self.slots:
+            slot.cancel()
+        self.slots.clear()
+        self._work.clear()
+        self._rest = b""
+        self.server.forget(self)
 
     def eof_received(self) -> bool:
         """Answer what was asked before the other side stopped talking."""
-        if self._lingering or not (self._busy or self._waiting):
+        if not self.slots:
             return False
         self._last = True
+        self.slots[-1].keep = False
         return True
 
     def pause_writing(self) -> None:
         """Stop working for a client that does not read."""
         self._paused = True
         self._deadline = self._loop.time() + self._limits.write_timeout_s
+        self._throttle()
 
     def resume_writing(self) -> None:
         """Go on."""
         self._paused = False
         self._deadline = self._loop.time() + (self._limits.idle_timeout_s if self._phase == "idle" else self._limits.body_timeout_s)
-        self._work()
+        self._run()
+        self._throttle()
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser, then work on what came out."""
+        """Hand whole requests with known heads to their targets, the rest to the parser."""
+        self.server.n_bytes_in += len(data)
+        self._take(data)
+
+    def _take(self, data: bytes) -> None:
         if self._lingering or self._last:
             return
+        if self._bulk is not None:
+            data = self._fill(data)
+            if not data:
+                return
+        self._receiving = True
         if self._phase == "idle":
-            self._begin_head()
-        self._message_ended = False
-        in_head = self._phase == "head"
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._replay(data[int(upgrade.args[0]) :])
-        except httptools.HttpParserError as error:
-            self._malformed(error)
-        self._count(len(data), in_head=in_head)
-        self._work()
+            data = self._take_known(data)
+            if data:
+                self._begin_head()
+        if data:
+            self._parse(data)
+        self._received()
 
     # ---- the parser's callbacks
 
@@ -192,7 +150,8 @@ class Connection(asyncio.Protocol):
         if self._phase == "body":
             return
         self._head_bytes += len(name) + len(value)
-        self._headers.append((name.decode("latin-1").lower(), value.decode("latin-1").strip()))
+        known = self._names.get(name) or self._learn_name(name)
+        self._headers.append((known, value.decode("latin-1").strip()))
         if self._head_bytes > self._limits.head_bytes or len(self._headers) > _MAX_HEADERS:
             self._too_large_head()
 
@@ -204,45 +163,116 @@ class Connection(asyncio.Protocol):
         self._phase = "body"
         self._raw_bytes = 0
         self._deadline = self._loop.time() + self._limits.body_timeout_s
-        if self._rejected:
+        if self._refused:
             return
-        head = Head(self._method, bytes(self._url), self._parser.get_http_version(), self._headers)
-        refusal = check_head(head, self._limits, self._server.allowed_hosts)
-        if refusal is not None:
-            self._put_last(refusal)
-        elif any(name == "expect" for name, _ in self._headers) and self._transport is not None and not (self._waiting or self._busy):
+        url, version, server = bytes(self._url), self._parser.get_http_version(), self.server
+        if (self._method, url) not in server.places or not is_plain(self._headers, version, server.plain_hosts, self._limits):
+            raw = RawHead(self._method, url, version, self._headers)
+            refusal = check_head(raw, self._limits, server.allowed_hosts, server.cors)
+            if refusal is not None:
+                self._refuse(refusal)
+                return
+            server.learn_host(raw)
+        head = self._head = self._make_head(url)
+        # A large body is not read for an answer that is no; a small one is, and the connection lives on.
+        if not 0 <= head.n_body <= _EARLY_REFUSAL_BYTES:
+            refusal = head.target.refuse_early(head)
+            if refusal is not None:
+                self._refuse(refusal)
+                return
+        if "expect" in head.headers and self._transport is not None and not self.slots:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if head.n_body > _BULK_BYTES:
+            head.keep = bool(self._parser.should_keep_alive())
+            self._bulk = Bulk(head.n_body, padding_of(head.headers))
 
     def on_body(self, piece: bytes) -> None:
         """Collect the body up to its limit."""
-        if self._rejected:
+        if self._refused:
+            return
+        if self._bulk is not None:
+            self._bulk.add(piece)
             return
         self._n_body += len(piece)
         if self._n_body > self._limits.body_bytes:
             self._pieces.clear()
-            self._put_last(too_large_body(self._limits))
+            self._refuse(too_large_body(self._limits))
         else:
             self._pieces.append(piece)
 
     def on_message_complete(self) -> None:
-        """Put the whole request in line."""
+        """Hand the whole request to its target."""
         if self._parser.should_upgrade():
             return
         self._phase = "idle"
         self._message_ended = True
         self._deadline = None
-        if self._rejected:
+        head = self._head
+        if self._refused or head is None:
             return
-        keep = bool(self._parser.should_keep_alive())
-        url = httptools.parse_url(bytes(self._url))
-        query = cast("bytes | None", url.query) or b""
-        path = cast("bytes | None", url.path) or b"/"
+        if self._bulk is not None:
+            self._begin_bulk(head, self._bulk)
+            return
+        head.keep = bool(self._parser.should_keep_alive())
         body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        request = Request(self._method, path.decode("latin-1"), query.decode("latin-1"), dict(self._headers), body)
         self._pieces = []
-        self._waiting.append((request, keep))
-        if not keep:
+        chunk, self._chunk = self._chunk, None
+        if not head.keep:
             self._last = True
+        elif chunk is not None and not _NEVER_REMEMBERED & head.headers.keys():
+            self._heads.offer(chunk, head)
+        head.target.begin(self, head, body)
+
+    # ---- called by targets
+
+    def enqueue(self, work: Callable[[], None]) -> None:
+        """Do `work` soon, a few per turn of the loop, in order."""
+        self._work.append(work)
+        if not self._working and not self._receiving:
+            self._run()
+
+    def keeps(self, slot: Slot) -> bool:
+        """Return whether the connection stays open after the answer of `slot`."""
+        return slot.keep and not (self.server.draining and len(self.slots) == 1 and not self._rest)
+
+    def respond(self, slot: Slot, response: Response, *, extra: str = "", head_only: bool = False) -> None:
+        """Complete `slot` with a response."""
+        keep = self.keeps(slot)
+        self.complete(slot, render_response(response, date=self.server.date, extra=extra, keep=keep, head_only=head_only), keep=keep)
+
+    def complete(self, slot: Slot, data: bytes, *, keep: bool = True) -> None:
+        """Send `data` once everything before it has been sent.
+
+        Args:
+            slot: In `slots`; nothing happens when the client has gone.
+            data: The whole answer.
+            keep: From `keeps`. False: the answer says `connection: close`, and the connection ends behind it.
+        """
+        transport = self._transport
+        slots = self.slots
+        if transport is None or slot.cancelled:
+            return
+        slot.keep = keep
+        if slots[0] is not slot:
+            slot.data = data
+            return
+        slots.popleft()
+        self.server.n_bytes_out += len(data)
+        transport.write(data)
+        while slots and (following := slots[0].data) is not None:
+            keep = slots.popleft().keep
+            self.server.n_bytes_out += len(following)
+            transport.write(following)
+        if slots:
+            return
+        if self._lingering:
+            self._begin_linger()
+        elif not keep and self._phase == "idle" and not self._work:
+            transport.close()
+        elif self._phase == "idle" and not self._paused:
+            self._deadline = self.server.idle_deadline
+        if not self._reading:
+            self._throttle()
 
     # ---- called by the server
 
@@ -253,17 +283,19 @@ class Connection(asyncio.Protocol):
         if self._paused or self._lingering:
             self._transport.abort()
         elif self._phase == "idle":
-            self._transport.close()
+            if not self.slots:
+                self._transport.close()
         else:
             self._reject(
                 408, "http-timeout", f"the {self._phase} of the request did not arrive in time", "send it faster, or in smaller pieces"
             )
-            self._work()
 
-    def close_if_idle(self) -> None:
-        """Close unless a request is on its way."""
-        if self._transport is not None and self._phase == "idle" and not self.n_in_flight:
+    def close_if_idle(self) -> bool:
+        """Close unless a request is on its way; return whether it was closed."""
+        idle = self._transport is not None and self._phase == "idle" and not self.slots and not self._rest
+        if idle and self._transport is not None:
             self._transport.close()
+        return idle
 
     def abort(self) -> None:
         """Cut the connection."""
@@ -272,18 +304,104 @@ class Connection(asyncio.Protocol):
 
     # ---- inside
 
+    def _take_known(self, data: bytes) -> bytes:
+        """Hand whole requests with known heads to their targets, and return what is left for the parser."""
+        at, size, is_full = 0, len(data), self.server.is_full
+        while at < size:
+            if is_full is not None and self.slots and is_full():
+                self._rest = data[at:]
+                return b""
+            cut = data.find(END, at)
+            if cut < 0:
+                break
+            head = self._heads.get(data[at:cut])
+            if head is None:
+                break
+            start = cut + 4
+            end = start + head.n_body
+            if end > size:
+                break
+            self._deadline = None
+            head.target.begin(self, head, data[start:end])
+            at = end
+        return data[at:] if at else data
+
+    def _take_rest(self) -> None:
+        """Go on where the server was too full: what this connection had asked before has been answered."""
+        rest, self._rest = self._rest, b""
+        self._take(rest)
+        self._throttle()
+
+    def _parse(self, data: bytes) -> None:
+        self._message_ended = False
+        self._chunk = data if not self._head_bytes else None
+        in_head = self._phase == "head"
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._replay(data[int(upgrade.args[0]) :])
+        except httptools.HttpParserError as error:
+            self._malformed(error)
+        self._chunk = None
+        self._count(len(data), in_head=in_head)
+
+    def _fill(self, data: bytes) -> bytes:
+        """Take the rest of a large body as it is, past the parser, and return what lies behind it."""
+        head, bulk = self._head, self._bulk
+        if head is None or bulk is None or self._refused:
+            return b""
+        taken = bulk.add(data)
+        if not bulk.full:
+            return b""
+        # The parser still waits for what it never saw.
+        self._parser = httptools.HttpRequestParser(self)
+        self._phase, self._deadline = "idle", None
+        self._head_bytes = 0
+        self._receiving = True
+        self._begin_bulk(head, bulk)
+        self._received()
+        return b"" if self._last else data[taken:]
+
+    def _begin_bulk(self, head: Head, bulk: Bulk) -> None:
+        self._bulk = None
+        self._last = not head.keep
+        # What takes views of a body takes them as it takes bytes.
+        head.target.begin(self, head, cast("bytes", bulk.view) if head.target.takes_views else bytes(bulk.view))
+
+    def _received(self) -> None:
+        """Begin what came in, now that it is known how much: a draining server answers all of it."""
+        self._receiving = False
+        if self._work and not self._working:
+            self._run()
+        if self._rest or len(self.slots) > self._limits.pipelined:
+            self._throttle()
+
     def _reset(self) -> None:
         self._url = bytearray()
         self._headers: list[tuple[str, str]] = []
+        self._head: Head | None = None
         self._method = ""
         self._pieces: list[bytes] = []
         self._head_bytes = 0
         self._n_body = 0
         self._raw_bytes = 0
 
-    @property
-    def _rejected(self) -> bool:
-        return self._lingering or (self._last and bool(self._waiting) and isinstance(self._waiting[-1][0], Response))
+    def _make_head(self, url: bytes) -> Head:
+        server = self.server
+        place = server.places.get((self._method, url)) or server.find_place(self._method, url)
+        head = Head(self._method, place.path, place.query, self._headers, n_body=0, target=place.target)
+        headers = head.headers
+        head.n_body = -1 if "transfer-encoding" in headers else int(headers.get("content-length", "0"))
+        origin = headers.get("origin")
+        if server.cors is not None:
+            head.extra = (server.cors(origin) if origin is not None else None) or _VARY
+        return head
+
+    def _learn_name(self, name: bytes) -> str:
+        known = name.decode("latin-1").lower()
+        if len(self._names) < _MAX_NAMES:
+            self._names[name] = known
+        return known
 
     def _begin_head(self) -> None:
         self._phase = "head"
@@ -292,7 +410,7 @@ class Connection(asyncio.Protocol):
 
     def _count(self, n_bytes: int, *, in_head: bool) -> None:
         """Count raw bytes: what the parser swallows without a callback must not be free."""
-        if self._message_ended or self._rejected:
+        if self._message_ended or self._refused:
             return
         self._raw_bytes += n_bytes
         if self._phase == "head" and in_head and self._raw_bytes > self._limits.head_bytes:
@@ -305,11 +423,12 @@ class Connection(asyncio.Protocol):
 
     def _replay(self, rest: bytes) -> None:
         """Read a request that asked for another protocol as if it had not: the answer in HTTP/1.1 is allowed."""
+        self._chunk = None
         for _ in range(_MAX_REPLAYS):
             if self._method == "CONNECT":
                 self._reject(405, "method-not-allowed", "this is not a proxy", "use GET or POST")
                 return
-            data = self._head_without_upgrade() + rest
+            data = without_upgrade(self._method, bytes(self._url), self._headers) + rest
             self._parser = httptools.HttpRequestParser(self)
             try:
                 self._parser.feed_data(data)
@@ -322,13 +441,6 @@ class Connection(asyncio.Protocol):
             return
         self._reject(400, "http-malformed", "too many pipelined requests ask for another protocol", "leave the header Upgrade out")
 
-    def _head_without_upgrade(self) -> bytes:
-        kept = [f"{name}: {value}" for name, value in self._headers if name not in _DROPPED_ON_REPLAY]
-        if any(name == "connection" and "close" in value.lower() for name, value in self._headers):
-            kept.append("connection: close")
-        lines = [f"{self._method} {bytes(self._url).decode('latin-1')} HTTP/1.1", *kept, "", ""]
-        return "\r\n".join(lines).encode("latin-1")
-
     def _malformed(self, error: Exception) -> None:
         # Bytes behind the last request of a connection are an error of the parser, and none of the request.
         if not self._last:
@@ -340,77 +452,61 @@ class Connection(asyncio.Protocol):
         )
 
     def _reject(self, status: int, code: str, what: str, fix: str, *, retry: bool = False) -> None:
-        if not self._rejected:
-            self._put_last(problem(status, code, what, fix=fix, headers={"retry-after": "1"} if retry else None))
+        self._refuse(problem(status, code, what, fix=fix, headers={"retry-after": "1"} if retry else None))
 
-    def _put_last(self, response: Response) -> None:
-        """Answer `response` after everything that waits, and end."""
-        self._waiting.append((response, False))
-        self._last = True
-
-    def _work(self) -> None:
-        """Answer what waits, in order; after some requests let other connections have their turn."""
-        for _ in range(_PER_TICK):
-            if self._busy or self._paused or not self._waiting or self._transport is None:
-                break
-            item, keep = self._waiting.popleft()
-            if isinstance(item, Response):
-                self._write(item, keep=False, head_only=False)
-                self._linger()
-                break
-            answer = self._server.handler(item)
-            if isinstance(answer, Response):
-                self._finish(answer, item, keep=keep)
-            else:
-                self._busy = True
-                self._task = self._loop.create_task(self._await(answer, item, keep=keep))
-        else:
-            self._loop.call_soon(self._work)
-        self._throttle()
-
-    async def _await(self, answer: Awaitable[Response], request: Request, *, keep: bool) -> None:
-        try:
-            response = await answer
-        finally:
-            self._busy = False
-        self._finish(response, request, keep=keep)
-        self._work()
-
-    def _finish(self, response: Response, request: Request, *, keep: bool) -> None:
-        # A draining server still answers what this connection has sent already.
-        keep = keep and not (self._server.draining and not self._waiting)
-        self._write(response, keep=keep, head_only=request.method == "HEAD")
-        if not keep and self._transport is not None:
-            self._transport.close()
-        elif self._phase == "idle" and not self.n_in_flight and not self._paused:
-            self._deadline = self._loop.time() + self._limits.idle_timeout_s
-
-    def _write(self, response: Response, *, keep: bool, head_only: bool) -> None:
-        if self._transport is None or self._transport.is_closing():
+    def _refuse(self, response: Response) -> None:
+        """Answer `response` after everything that waits, and end; only the first refusal of a connection counts."""
+        if self._refused:
             return
-        lines = [
-            f"HTTP/1.1 {response.status} {_REASONS.get(response.status, 'Unknown')}",
-            f"content-type: {response.content_type}",
-            f"content-length: {len(response.body)}",
-            f"date: {self._server.date()}",
-            *(f"{name}: {value}" for name, value in response.headers.items()),
-        ]
-        if not keep:
-            lines.append("connection: close")
-        head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
-        self._transport.write(head if head_only else head + response.body)
+        self._refused = self._last = self._lingering = True
+        self._deadline = None
+        slot = _Refusal()
+        self.slots.append(slot)
+        data = render_response(response, date=self.server.date, extra="", keep=False, head_only=False)
+        self.complete(slot, data, keep=False)
 
-    def _linger(self) -> None:
+    def _begin_linger(self) -> None:
         """Let the refusal arrive before closing: closing on unread bytes would reset the connection and lose it."""
-        self._lingering = True
         self._deadline = self._loop.time() + _LINGER_S
         if self._transport is not None and self._transport.can_write_eof():
             self._transport.write_eof()
 
+    def _run(self) -> None:
+        """Do what waits, in order; after some of it let other connections have their turn."""
+        self._working = True
+        for _ in range(_PER_TICK):
+            if self._paused or not self._work:
+                self._working = False
+                break
+            self._work.popleft()()
+        else:
+            self._loop.call_soon(self._run)
+
     def _throttle(self) -> None:
         if self._transport is None or self._transport.is_closing() or self._lingering:
             return
-        if len(self._waiting) > self._limits.pipelined or self._paused:
-            self._transport.pause_reading()
-        else:
+        wanted = len(self.slots) <= (0 if self._rest else self._limits.pipelined) and not self._paused
+        if wanted and self._rest:
+            # Reading goes on behind it.
+            self._loop.call_soon(self._take_rest)
+            wanted = False
+        if wanted and not self._reading:
             self._transport.resume_reading()
+        elif not wanted and self._reading:
+            self._transport.pause_reading()
+        self._reading = wanted
+
+
+class _Refusal:
+    """The slot of the last answer of a connection."""
+
+    __slots__ = ("cancelled", "data", "keep")
+
+    def __init__(self) -> None:
+        self.keep = False
+        self.data: bytes | None = None
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        """Take note that the client has gone."""
+        self.cancelled = True

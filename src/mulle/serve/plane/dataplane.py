@@ -1,32 +1,27 @@
 """The data plane: which revision answers, what it answers, and what is kept of it. It knows no protocol.
 
-One prediction: choose a revision → run its graph → number the rows → log them → answer. Logging comes before
-answering: a prediction that cannot be logged is refused (`log-unavailable`), because nobody could answer for it.
+One prediction: choose a revision → run its graph together with what came in beside it → number the rows → log them →
+answer. Logging comes before answering: a prediction that cannot be logged is refused (`log-unavailable`) unless the policy
+says otherwise, because nobody could answer for it.
 
-One instance belongs to one event loop; `install` swaps everything it serves in one assignment.
+One instance belongs to one event loop; `install` swaps everything a deployment serves in one assignment.
 """
 
-import hashlib
+import asyncio
+import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Sequence
 
 from mulle.core.clock import Clock
-from mulle.core.errors import SpecError, UnavailableError
-from mulle.core.schema import MISSING_TEXT, ColumnType
-from mulle.formats import telemetry as names
-from mulle.formats.bundle import ColumnInfo, Manifest
-from mulle.formats.feedback_log import FeedbackItem, FeedbackWriter
-from mulle.formats.prediction_log import LoggedColumn, LogWriter, Outcome, PredictionBatch, Source
-from mulle.serve.runtimes.onnx import OnnxRuntime
-from mulle.serve.telemetry.metrics import Metrics
+from mulle.core.errors import MulleError, SpecError, UnavailableError
+from mulle.formats.feedback_log import FeedbackItem
+from mulle.serve.plane.batcher import Batcher, overloaded
+from mulle.serve.plane.deployment import Deployment, Serving
+from mulle.serve.plane.jobs import Batch, CallbackJob, Job
+from mulle.serve.plane.served import Served
+from mulle.serve.telemetry.registry import MetricsRegistry
 
-BUCKETS = 100
-MAX_REMEMBERED_IDS = 100_000
+LOG = logging.getLogger("mulle.serve")
 
 
 class SystemClock:
@@ -41,228 +36,144 @@ class SystemClock:
         return time.monotonic_ns()
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
-    """One revision, loaded and proven.
-
-    Attributes:
-        source: What the log says about it.
-        manifest: Of its bundle.
-        runtime: Its graph.
-        weight: Per cent of the requests.
-    """
-
-    source: Source
-    manifest: Manifest
-    runtime: OnnxRuntime
-    weight: int = 100
-    categories: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
-
-    @property
-    def number(self) -> int:
-        """The revision number."""
-        return self.source.revision
-
-
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """Everything a deployment serves at one moment."""
-
-    deployment: str
-    environment: str
-    generation: int
-    revisions: tuple[Served, ...]
-    salt: str = ""
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Every class any of the revisions knows, in the order met."""
-        return tuple(dict.fromkeys(name for served in self.revisions for name in served.manifest.classes))
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What was predicted, numbered and logged."""
-
-    served: Served
-    scores: NDArray[np.float32]
-    ids: Sequence[str]
-
-
-def make_served(
-    manifest: Manifest, runtime: OnnxRuntime, *, revision: int, model_version: int, run_id: str = "", weight: int = 100
-) -> Served:
-    """Return a revision ready to be installed."""
-    source = Source(
-        source=0,
-        revision=revision,
-        model=manifest.model,
-        model_version=model_version,
-        bundle_digest=manifest.digest(),
-        run_id=run_id,
-        task=manifest.task,
-        classes=manifest.classes,
-        positive=manifest.positive,
-        entity=manifest.entity,
-        columns=tuple(LoggedColumn(c.name, c.type) for c in manifest.columns),
-    )
-    categories = {c.name: frozenset(c.categories) for c in manifest.columns if c.categories is not None}
-    return Served(source, manifest, runtime, weight, categories)
-
-
 class DataPlane:
-    """Predictions and feedback of one deployment.
+    """All deployments of one worker.
 
     Args:
-        serving: What to serve first.
-        log: Where predictions are kept.
-        feedback: Where feedback is kept.
-        metrics: Where everything is counted.
+        registry: Where everything is counted.
         clock: The time.
-        earlier_prefixes: Prefixes of writers of this deployment before this process: their ids are known too.
+        max_batch: Rows that run together at most.
+        n_threads: Threads for models too dear for the loop; by default one per core.
+        max_wait_ms: Estimated wait up to which requests are let in; None: see `Batcher`.
+        refuse: False: under overload stop reading instead of refusing.
     """
 
     def __init__(
         self,
-        serving: Serving,
-        log: LogWriter,
-        feedback: FeedbackWriter,
-        metrics: Metrics,
+        registry: MetricsRegistry,
         *,
         clock: Clock | None = None,
-        earlier_prefixes: frozenset[str] = frozenset(),
+        max_batch: int = 64,
+        n_threads: int | None = None,
+        max_wait_ms: float | None = None,
+        refuse: bool = True,
     ) -> None:
-        self.log = log
-        self.metrics = metrics
-        self._feedback = feedback
-        self._clock = clock or SystemClock()
-        self._earlier = earlier_prefixes
-        # A client's own ids, so that feedback for them is recognised; bounded, the oldest go first.
-        self._client_ids: dict[str, None] = {}
-        self._n_chosen = 0
-        self.serving = serving
-        self.install(serving)
+        self.registry = registry
+        self.deployments: dict[str, Deployment] = {}
+        self.default = ""
+        self.clock: Clock = clock or SystemClock()
+        self.now_ns = self.clock.now_ns
+        self.monotonic_ns = self.clock.monotonic_ns
+        self.batcher = Batcher(
+            self._settle,
+            max_batch=max_batch,
+            n_threads=n_threads,
+            max_wait_ns=None if max_wait_ms is None else max_wait_ms * 1e6,
+            tight_wait_ns=None if max_wait_ms is None else max_wait_ms * 1e6,
+            refuse=refuse,
+            now_ns=self.clock.monotonic_ns,
+        )
+        self._syncers: dict[str, _Syncer] = {}
+
+    # ---- what is served
+
+    def add(self, deployment: Deployment) -> None:
+        """Serve one more deployment; the first is the one meant where a request names none."""
+        self.deployments[deployment.name] = deployment
+        self.default = self.default or deployment.name
+        for served in deployment.serving.revisions:
+            self.batcher.lane_of(served)
 
     def install(self, serving: Serving) -> None:
-        """Serve `serving` from the next request on."""
-        self.serving = serving
-        self.metrics.put(names.GENERATION, serving.generation, deployment=serving.deployment)
-        self.metrics.clear(names.MODEL_INFO)
-        self.metrics.clear(names.WEIGHT)
+        """Serve `serving` instead of what its deployment serves, from the next request on."""
+        self.deployments[serving.deployment].install(serving)
         for served in serving.revisions:
-            self.metrics.put(names.WEIGHT, served.weight, deployment=serving.deployment, revision=str(served.number))
-            self.metrics.put(
-                names.MODEL_INFO,
-                1,
-                deployment=serving.deployment,
-                revision=str(served.number),
-                model=served.source.model,
-                model_version=str(served.source.model_version),
-                bundle=served.source.bundle_digest[:12],
-            )
+            self.batcher.lane_of(served)
 
-    def choose(self, *, pinned: str | None = None, unit: str | None = None) -> Served:
+    def remove(self, name: str) -> Deployment:
+        """Stop serving a deployment; what waits is still answered. Its log and feedback are the caller's to close.
+
+        Raises:
+            KeyError: it is not being served.
+        """
+        deployment = self.deployments.pop(name)
+        if self.default == name:
+            self.default = next(iter(self.deployments), "")
+        return deployment
+
+    def deployment(self, name: str) -> Deployment:
+        """Return a deployment by name; an empty name means the first.
+
+        Raises:
+            SpecError: `deployment-unknown`.
+        """
+        found = self.deployments.get(name or self.default)
+        if found is None:
+            raise SpecError(
+                "deployment-unknown",
+                f"there is no deployment {name[:80]!r} here",
+                fix="see /health for what is being served",
+                where=name[:80],
+            )
+        return found
+
+    def pick(self, deployment: str, *, pinned: str | None = None, unit: str | None = None) -> Served:
         """Return the revision that answers a request.
 
         Args:
+            deployment: Its name; empty for the first.
             pinned: The revision number the caller insists on.
-            unit: Who asks: the same unit always gets the same revision while the weights stand. None: by chance.
+            unit: Who asks; sticky.
 
         Raises:
-            SpecError: `header-invalid`, `revision-unknown`.
+            SpecError: `deployment-unknown`, `revision-unknown`, `header-invalid`.
         """
-        revisions = self.serving.revisions
-        if pinned is not None:
-            for served in revisions:
-                if str(served.number) == pinned.strip():
-                    return served
-            if not (pinned.isascii() and pinned.strip().isdigit()):
-                raise SpecError(
-                    "header-invalid",
-                    f"{names.REVISION_HEADER} is {pinned[:40]!r}",
-                    fix="send a revision number",
-                    where=names.REVISION_HEADER,
-                )
-            raise SpecError(
-                "revision-unknown",
-                f"revision {pinned[:20]} is not being served",
-                fix=f"use one of {', '.join(str(s.number) for s in revisions)}, or leave the header out",
-                where=names.REVISION_HEADER,
-            )
-        if len(revisions) == 1:
-            return revisions[0]
-        self._n_chosen += 1
-        token = unit if unit is not None else f"{self.log.prefix}:{self._n_chosen}"
-        digest = hashlib.blake2b(f"{self.serving.salt}\x00{token}".encode(), digest_size=8).digest()
-        bucket = int.from_bytes(digest, "big") * BUCKETS >> 64
-        for served in revisions:
-            bucket -= served.weight
-            if bucket < 0:
-                return served
-        return revisions[0]
+        return self.deployment(deployment).pick(pinned, unit)
 
-    def predict(
-        self,
-        served: Served,
-        arrays: Mapping[str, NDArray[Any]],
-        *,
-        started_ns: int,
-        ids: Sequence[str] | None = None,
-        entity: Sequence[str | None] | None = None,
-    ) -> Answer:
-        """Return the answer for rows that were encoded for `served`; when it returns, they are logged.
+    # ---- predictions
 
-        Args:
-            served: From `choose`.
-            arrays: Raw column name to shape (n,).
-            started_ns: Monotonic moment the request was complete.
-            ids: The client's own ids, one per row, checked.
-            entity: The entity's value per row.
+    def refusal(self, served: Served, n_bytes: int, started_ns: int) -> UnavailableError | None:
+        """Return why one more request for a revision is refused now, or None; a refusal is counted."""
+        reason = self.batcher.refusal(served, n_bytes, started_ns)
+        if reason is None:
+            return None
+        served.home.count_rejected(reason)
+        return overloaded(reason)
 
-        Raises:
-            SpecError: a value does not fit the graph.
-            CheckError: the graph failed or answered nonsense.
-            UnavailableError: `log-unavailable`.
+    def submit(self, job: Job) -> None:
+        """Take a job; its outcome comes through `job.finish`, on the loop. Never raises.
+
+        Ask `refusal` first: what is submitted is run.
         """
-        scores = served.runtime.run(arrays)
-        n_rows = int(scores.shape[0])
-        first = self.log.reserve(0 if ids is not None else n_rows)
-        deployment = self.serving.deployment
-        batch = PredictionBatch(
-            source=served.source,
-            time_ns=self._clock.now_ns(),
-            latency_us=(self._clock.monotonic_ns() - started_ns) // 1000,
-            arrays=arrays,
-            outputs=scores,
-            first=first,
-            ids=ids,
-            entity=entity,
-        )
+        self.batcher.submit(job)
+
+    async def answer(self, job: CallbackJob) -> CallbackJob:
+        """Return the job with its outcome: `error`, or a batch that holds the answer. Refuses it when there is no room.
+
+        When the awaiting task is cancelled the job is too, without hurting its mates.
+        """
+        error = self.refusal(job.served, job.n_bytes, job.started_ns)
+        if error is not None:
+            job.error = error
+            job.served.home.count_failed(error, job.served.number, self.now_ns())
+            return job
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        job.callback = lambda _: None if done.done() else done.set_result(None)
+        self.submit(job)
         try:
-            n_bytes = self.log.append(batch)
-        except UnavailableError:
-            self.metrics.add(names.LOG_FAILURES, deployment=deployment)
+            await done
+        except asyncio.CancelledError:
+            job.cancelled = True
             raise
-        if ids is not None:
-            self._remember(ids)
-        self.metrics.add(names.LOG_BYTES, n_bytes, deployment=deployment)
-        self.metrics.add(names.ROWS, n_rows, deployment=deployment, revision=str(served.number))
-        self._count_anomalies(served, arrays)
-        return Answer(served, scores, ids if ids is not None else [self.log.id_of(first + i) for i in range(n_rows)])
+        return job
 
-    def count(self, route: str, status: int, *, served: Served | None, seconds: float, unlogged: bool = False) -> None:
-        """Count how a request ended; predictions are counted in the log too."""
-        deployment = self.serving.deployment
-        revision = "" if served is None else str(served.number)
-        self.metrics.add(names.REQUESTS, deployment=deployment, route=route, revision=revision, status=str(status))
-        if route != "/predict":
-            return
-        self.metrics.observe(seconds, deployment=deployment, revision=revision)
-        if status >= 400:  # noqa: PLR2004 - where HTTP's errors begin
-            outcome: Outcome = "unlogged" if unlogged else "refused" if status < 500 else "failed"  # noqa: PLR2004 - where the server's own begin
-            self.log.count(0 if served is None else served.number, outcome, self._clock.now_ns())
+    def close(self) -> None:
+        """End the threads; nothing may be submitted any more."""
+        self.batcher.close()
 
-    def accept_feedback(self, items: Sequence[FeedbackItem]) -> int:
+    # ---- feedback
+
+    def accept_feedback(self, deployment: Deployment, items: Sequence[FeedbackItem]) -> int:
         """Return how many items are about ids this server cannot place, after all items are on the disk.
 
         Blocking (a sync to disk): call it from a thread; one call at a time.
@@ -270,42 +181,113 @@ class DataPlane:
         Raises:
             UnavailableError: `log-unavailable`: do not acknowledge; sending again is harmless.
         """
-        self._feedback.append(items)
+        deployment.feedback.append(items)
         return sum(not item.known for item in items)
 
-    def knows(self, prediction_id: str) -> bool:
-        """Return whether this process, or one before it, gave out or accepted `prediction_id`."""
-        return self.log.issued(prediction_id) or prediction_id in self._client_ids or prediction_id[:16] in self._earlier
+    # ---- inside
 
-    def now_ns(self) -> int:
-        """Return nanoseconds since 1970-01-01 UTC."""
-        return self._clock.now_ns()
+    def _settle(self, batches: list[Batch], failed: list[Job]) -> None:
+        """Log what ran, in one write per deployment, then tell every job its outcome."""
+        now_ns = self.now_ns()
+        if batches:
+            mono = self.monotonic_ns()
+            first = batches[0].served.home
+            if all(batch.served.home is first for batch in batches):
+                self._log(first, batches, now_ns, mono)
+            else:
+                homes = {id(batch.served.home): batch.served.home for batch in batches}
+                for home in homes.values():
+                    self._log(home, [batch for batch in batches if batch.served.home is home], now_ns, mono)
+        for job in failed:
+            if job.error is not None:
+                job.served.home.count_failed(job.error, job.served.number, now_ns)
+            _finish(job)
 
-    def monotonic_ns(self) -> int:
-        """Return nanoseconds since an arbitrary moment."""
-        return self._clock.monotonic_ns()
+    def _log(self, home: Deployment, batches: list[Batch], now_ns: int, mono: int) -> None:
+        try:
+            n_bytes = home.log.append_all([home.record(batch, now_ns, mono) for batch in batches])
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody may be left without an outcome
+            self.leave_unlogged(home, batches, error if isinstance(error, MulleError) else _unwritable(error))
+            return
+        home.log_bytes.add(n_bytes)
+        for batch in batches:
+            home.note(batch, mono)
+        if home.log.policy.durability == "sync":
+            syncer = self._syncers.get(home.name)
+            if syncer is None or syncer.home is not home:
+                syncer = self._syncers[home.name] = _Syncer(self, home)
+            syncer.hold(batches)
+            return
+        tell(batches)
 
-    def _remember(self, ids: Sequence[str]) -> None:
-        for prediction_id in ids:
-            self._client_ids[prediction_id] = None
-        while len(self._client_ids) > MAX_REMEMBERED_IDS:
-            del self._client_ids[next(iter(self._client_ids))]
-
-    def _count_anomalies(self, served: Served, arrays: Mapping[str, NDArray[Any]]) -> None:
-        for column in served.manifest.columns:
-            n = _n_unseen(column, arrays[column.name], served.categories.get(column.name))
-            if n:
-                kind = "new_category" if column.type is ColumnType.TEXT else "out_of_range"
-                self.metrics.add(names.ANOMALIES, n, deployment=self.serving.deployment, column=column.name, kind=kind)
+    def leave_unlogged(self, home: Deployment, batches: list[Batch], error: MulleError) -> None:
+        """Refuse every job of batches that could not be logged."""
+        home.log_failures.add(sum(len(batch.jobs) for batch in batches))
+        now_ns = self.now_ns()
+        for batch in batches:
+            for job in batch.jobs:
+                job.batch, job.error = None, error
+                home.count_failed(error, batch.served.number, now_ns)
+                _finish(job)
 
 
-def _n_unseen(column: ColumnInfo, values: NDArray[Any], categories: frozenset[str] | None) -> int:
-    if column.type is ColumnType.TEXT:
-        return 0 if categories is None else sum(v != MISSING_TEXT and v not in categories for v in values.tolist())
-    n = 0
-    # NaN compares false: missing is not out of range.
-    if column.minimum is not None:
-        n += int((values < column.minimum).sum())
-    if column.maximum is not None:
-        n += int((values > column.maximum).sum())
-    return n
+class _Syncer:
+    """Holds answers until the disk has their rows; one sync at a time covers everything written before it began."""
+
+    def __init__(self, plane: DataPlane, home: Deployment) -> None:
+        self.home = home
+        self._plane = plane
+        self._held: list[tuple[int, list[Batch]]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def hold(self, batches: list[Batch]) -> None:
+        self._held.append((self.home.log.written_through(), batches))
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._work())
+
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._held:
+            waiting, self._held = self._held, []
+            try:
+                durable = await loop.run_in_executor(None, self.home.log.sync)
+            except Exception as error:  # noqa: BLE001 - whatever it is, nobody may be left without an outcome
+                reason = error if isinstance(error, MulleError) else _unwritable(error)
+                for _, batches in waiting:
+                    self._plane.leave_unlogged(self.home, batches, reason)
+                continue
+            lost = self.home.log.lost_through
+            self._held = [entry for entry in waiting if entry[0] > max(durable, lost)] + self._held
+            for mark, batches in waiting:
+                if mark <= lost:
+                    self._plane.leave_unlogged(self.home, batches, _lost())
+                elif mark <= durable:
+                    tell(batches)
+        self._task = None
+
+
+def tell(batches: Sequence[Batch]) -> None:
+    """Tell every job of `batches` that its answer is there."""
+    for batch in batches:
+        for job in batch.jobs:
+            if not job.cancelled:
+                _finish(job)
+
+
+def _finish(job: Job) -> None:
+    try:
+        job.finish()
+    except Exception:
+        # Its mates must have their answers.
+        LOG.exception("an answer could not be handed over")
+
+
+def _lost() -> UnavailableError:
+    return UnavailableError("log-unavailable", "the disk may have lost the prediction", fix="check the disk of the log's folder")
+
+
+def _unwritable(error: Exception) -> UnavailableError:
+    LOG.error("the prediction log failed", exc_info=error)
+    return UnavailableError(
+        "log-unavailable", "the prediction could not be logged", fix="ask the operator: the server's log has the reason"
+    )

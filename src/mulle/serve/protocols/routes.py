@@ -1,189 +1,255 @@
-"""What each path does: from a request to an answer, through codec and data plane. It knows no sockets and no graphs."""
+"""Which target answers a path: from a method and a path to what reads the body and spells the answer. No sockets, no graphs."""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeAlias
+from urllib.parse import unquote
 
 import msgspec
 
-from mulle.core.errors import MulleError, SpecError, UnavailableError
+from mulle.core.errors import MulleError, UnavailableError
 from mulle.formats import telemetry as names
-from mulle.serve.http.messages import JSON, Request, Response, problem, problem_of
-from mulle.serve.plane.dataplane import DataPlane, Served
-from mulle.serve.protocols.codec_json import encode_body, parse_feedback, parse_predict, render_predictions
-from mulle.serve.protocols.openapi import CONTENT_POLICY, render_docs, render_openapi
+from mulle.formats.feedback_log import FeedbackItem
+from mulle.serve.http.cors import NO_CORS, CorsPolicy, preflight
+from mulle.serve.http.heads import Head
+from mulle.serve.http.messages import Request, Response, Target, problem, problem_of
+from mulle.serve.http.plain import Plain
+from mulle.serve.plane.dataplane import DataPlane
+from mulle.serve.plane.deployment import Deployment, Serving
+from mulle.serve.protocols.codec_json import parse_feedback
+from mulle.serve.protocols.gate import Gate
+from mulle.serve.protocols.headers import require_json
+from mulle.serve.protocols.invocations import invocations
+from mulle.serve.protocols.oip_rest import OipRoutes, as_oip
+from mulle.serve.protocols.openapi import CONTENT_POLICY, Api, render_docs, render_openapi
+from mulle.serve.protocols.predict import DEFAULT_MAX_ROWS, Completer, Observer, Pictures, PredictTarget
 from mulle.serve.state import ServerState
-from mulle.serve.telemetry import metrics as metrics_text
+from mulle.serve.telemetry.metrics import CONTENT_TYPE
 
 LOG = logging.getLogger("mulle.serve")
-DEFAULT_MAX_ROWS = 10_000
-MAX_HEADER_VALUE = 256
-_Route: TypeAlias = "Callable[[Request], Response | Awaitable[Response]]"
+_PREFIX = "/deployments/"
+_MAX_TARGETS = 1_000
+_Handler: TypeAlias = "Callable[[Request], Response | Awaitable[Response]]"
 
 
 class Routes:
-    """The handler of every request.
+    """The targets of every path.
 
     Args:
         plane: Answers predictions, takes feedback.
         state: What `/health` and readiness say.
+        gate: Decides who may ask.
+        oip: The Open Inference Protocol's paths.
         max_rows: Rows (or feedback items) per request.
+        cors: Which web pages may ask.
+        pictures: Reads image uploads; None: pictures are refused.
+        completer: Completes rows from an online store; None: requests carry everything.
+        observer: Is told of every prediction answered.
     """
 
-    def __init__(self, plane: DataPlane, state: ServerState, *, max_rows: int = DEFAULT_MAX_ROWS) -> None:
+    def __init__(
+        self,
+        plane: DataPlane,
+        state: ServerState,
+        gate: Gate,
+        oip: OipRoutes,
+        *,
+        max_rows: int = DEFAULT_MAX_ROWS,
+        cors: CorsPolicy = NO_CORS,
+        pictures: Pictures | None = None,
+        completer: Completer | None = None,
+        observer: Observer | None = None,
+    ) -> None:
         self._plane = plane
         self._state = state
+        self._gate = gate
+        self._oip = oip
         self._max_rows = max_rows
-        self._feedback_lock = asyncio.Lock()
-        self._routes: dict[str, dict[str, _Route]] = {
-            "/predict": {"POST": self._predict},
-            "/feedback": {"POST": self._feedback},
-            "/health": {"GET": self._health},
-            "/v2/health/live": {"GET": self._live},
-            "/v2/health/ready": {"GET": self._ready},
-            "/metrics": {"GET": self._metrics},
-            "/openapi.json": {"GET": self._openapi},
-            "/docs": {"GET": self._docs},
-            "/": {"GET": self._home},
+        self._cors = cors
+        self._pictures = pictures
+        self._completer = completer
+        self._observer = observer
+        self._feedback_locks: dict[str, asyncio.Lock] = {}
+        self._preflight = Plain(self._answer_preflight)
+        self._known: dict[tuple[str, str], Target] = {}
+        known = gate.admit_anybody_known
+        self._fixed: dict[str, dict[str, Target]] = {
+            "/health": {"GET": Plain(self._health)},
+            "/metrics": {"GET": Plain(self._metrics, admit=gate.admit_metrics)},
+            "/openapi.json": {"GET": Plain(self._openapi, admit=known)},
+            "/docs": {"GET": Plain(self._docs, admit=known)},
+            "/": {"GET": Plain(self._home)},
+            **self._of_deployment(""),
         }
 
-    def __call__(self, request: Request) -> Response | Awaitable[Response]:
-        """Return the answer, or something to await for it; never raises for what a caller sent."""
-        methods = self._routes.get(request.path)
-        if methods is None:
-            return problem(404, "route-unknown", f"there is no {request.path[:100]!r} here", fix="see /docs", where=request.path[:100])
-        route = methods.get("GET" if request.method == "HEAD" else request.method)
-        if route is None:
+    def __call__(self, method: str, path: str) -> Target:
+        """Return what answers a method and path; an error is a target too. Never raises."""
+        found = self._known.get((method, path))
+        if found is None:
+            found = self._find(method, path)
+            if len(self._known) < _MAX_TARGETS:
+                self._known[method, path] = found
+        return found
+
+    def _find(self, method: str, path: str) -> Target:
+        if method == "OPTIONS" and self._cors.origins:
+            return self._preflight
+        wanted = "GET" if method == "HEAD" else method
+        methods = self._fixed.get(path)
+        if methods is None and path.startswith(_PREFIX):
+            methods = self._in_deployment(path)
+        if methods is not None:
+            target = methods.get(wanted)
+            if target is not None:
+                return target
             allowed = ", ".join([*methods, "HEAD"] if "GET" in methods else methods)
-            return problem(
+            return _refusal(
                 405,
                 "method-not-allowed",
-                f"{request.path} does not take {request.method[:20]}",
-                fix=f"use {allowed}",
-                where=request.path,
-                headers={"allow": allowed},
+                f"{path[:100]} does not take {method[:20]}",
+                f"use {allowed}",
+                path,
+                {"allow": allowed},
             )
-        try:
-            return route(request)
-        except Exception:
-            LOG.exception("a request to %s failed", request.path)
-            return problem(500, "internal", "the server failed on this request", fix="ask the operator: the server's log has the reason")
+        handler = self._oip.match(path, method)
+        if handler is not None:
+            return self._guarded(handler, path)
+        return _refusal(404, "route-unknown", f"there is no {path[:100]!r} here", "see /docs", path)
 
-    def _predict(self, request: Request) -> Response:
-        plane = self._plane
-        started_ns = plane.monotonic_ns()
-        served: Served | None = None
-        unlogged = False
+    def _in_deployment(self, path: str) -> dict[str, Target] | None:
+        name, _, rest = path.removeprefix(_PREFIX).partition("/")
         try:
-            _require_json(request)
-            body = parse_predict(request.body, max_rows=self._max_rows)
-            served = plane.choose(pinned=request.headers.get(names.REVISION_HEADER), unit=_bounded_header(request, names.UNIT_HEADER))
-            encoded = encode_body(body, served.manifest, header_id=request.headers.get(names.PREDICTION_ID_HEADER))
-            answer = plane.predict(served, encoded.arrays, started_ns=started_ns, ids=encoded.ids, entity=encoded.entity)
-            content = {
-                "predictions": render_predictions(served.manifest, answer.scores),
-                "prediction_ids": answer.ids,
-                "model": served.source.model,
-                "model_version": served.source.model_version,
-                "revision": served.number,
-            }
-            response = Response(200, msgspec.json.encode(content), JSON, _prediction_headers(served, answer.ids[0]))
-        except MulleError as error:
-            unlogged = isinstance(error, UnavailableError)
-            response = problem_of(error, None if served is None else _prediction_headers(served, None))
-            if response.status == 500:  # noqa: PLR2004 - the status itself
-                LOG.warning("a prediction failed: %s", error)
-        except Exception:
-            LOG.exception("a prediction failed")
-            response = problem(
-                500, "internal", "the server failed on this request", fix="ask the operator: the server's log has the reason"
-            )
-        plane.count("/predict", response.status, served=served, seconds=(plane.monotonic_ns() - started_ns) / 1e9, unlogged=unlogged)
-        return response
+            # Once, and only to look the name up among those that are served.
+            name = unquote(name, errors="strict")
+        except UnicodeDecodeError:
+            return None
+        return self._of_deployment(name).get(f"/{rest}") if name else None
 
-    async def _feedback(self, request: Request) -> Response:
+    def _of_deployment(self, name: str) -> dict[str, dict[str, Target]]:
+        admit = self._gate.admits(lambda _: name)
+        predict = PredictTarget(
+            self._plane,
+            self._gate,
+            name,
+            max_rows=self._max_rows,
+            pictures=self._pictures,
+            completer=self._completer,
+            observer=self._observer,
+        )
+        return {
+            "/predict": {"POST": predict},
+            "/invocations": {"POST": Plain(lambda request: self._invocations(name, request), admit=admit, early=self._early(name))},
+            "/feedback": {"POST": Plain(lambda request: self._feedback(name, request), admit=admit, early=admit)},
+        }
+
+    def _guarded(self, handler: _Handler, path: str) -> Target:
+        parts = path.split("/")
+        if parts[1:3] == ["v2", "health"]:
+            return Plain(handler)
+        if parts[1:3] == ["v2", "models"] and len(parts) > 3:  # noqa: PLR2004 - /v2/models/NAME
+            name = unquote(parts[3], errors="replace")
+            admit = self._gate.admits(lambda _: name)
+            return Plain(handler, admit=_spoken(admit), early=_spoken(self._early(name)), takes_views=True)
+        return Plain(handler, admit=_spoken(self._gate.admit_anybody_known))
+
+    def _early(self, name: str) -> Callable[[Head], Response | None]:
+        """Return the check of a large body before it is read: who asks, and whether there is room."""
+
+        def check(head: Head) -> Response | None:
+            refusal = self._gate.admit_anybody_known(head)
+            if refusal is not None:
+                return refusal
+            try:
+                served = self._plane.pick(name)
+            except MulleError:
+                return None
+            error = self._plane.refusal(served, max(head.n_body, 0), self._plane.monotonic_ns())
+            return None if error is None else problem_of(error)
+
+        return check
+
+    def _answer_preflight(self, request: Request) -> Response:
+        answer = preflight(self._cors, request)
+        return answer or problem(405, "method-not-allowed", "this is no question of a browser", fix="use GET or POST")
+
+    async def _invocations(self, name: str, request: Request) -> Response:
+        return await invocations(self._plane, request, max_rows=self._max_rows, deployment=name, completer=self._completer)
+
+    async def _feedback(self, name: str, request: Request) -> Response:
         plane = self._plane
+        home: Deployment | None = None
         try:
-            _require_json(request)
-            parsed = parse_feedback(request.body, classes=plane.serving.classes, max_items=self._max_rows)
+            home = plane.deployment(name)
+            require_json(request.headers)
+            parsed = parse_feedback(request.body, classes=home.serving.classes, max_items=self._max_rows)
             now_ns = plane.now_ns()
-            items = [msgspec.structs.replace(item, time_ns=now_ns, known=plane.knows(item.prediction_id)) for item in parsed]
-            # The sync to disk takes milliseconds: in a thread, one at a time, while predictions go on.
-            async with self._feedback_lock:
-                n_unknown = await asyncio.get_running_loop().run_in_executor(None, plane.accept_feedback, items)
-            deployment = plane.serving.deployment
-            plane.metrics.add(names.FEEDBACK, len(items) - n_unknown, deployment=deployment, known="true")
-            plane.metrics.add(names.FEEDBACK, n_unknown, deployment=deployment, known="false")
+            items = [msgspec.structs.replace(item, time_ns=now_ns, known=home.knows(item.prediction_id)) for item in parsed]
+            # Shielded: a client that leaves must not let the next one in while the disk is still being written.
+            n_unknown = await asyncio.shield(self._append_feedback(home, items))
+            for known, n in (("true", len(items) - n_unknown), ("false", n_unknown)):
+                plane.registry.counter(names.FEEDBACK, deployment=home.name, known=known).add(n)
             response = Response(200, msgspec.json.encode({"accepted": len(items), "unknown": n_unknown}))
         except MulleError as error:
+            if isinstance(error, UnavailableError):
+                LOG.warning("feedback could not be kept: %s", error)
             response = problem_of(error)
         except Exception:
             LOG.exception("feedback failed")
             response = problem(
                 500, "internal", "the server failed on this request", fix="ask the operator: the server's log has the reason"
             )
-        plane.count("/feedback", response.status, served=None, seconds=0.0)
+        if home is not None:
+            home.count("/feedback", 0, response.status)
         return response
 
+    async def _append_feedback(self, home: Deployment, items: Sequence[FeedbackItem]) -> int:
+        """Return how many items are about unknown ids, after the disk has them: in a thread, one at a time."""
+        async with self._feedback_locks.setdefault(home.name, asyncio.Lock()):
+            return await asyncio.get_running_loop().run_in_executor(None, self._plane.accept_feedback, home, items)
+
     def _health(self, request: Request) -> Response:
-        del request
-        return Response(200 if self._state.ready else 503, msgspec.json.encode(self._state.to_dict(self._plane.serving)))
-
-    def _live(self, request: Request) -> Response:
-        del request
-        return Response(200, b'{"live":true}')
-
-    def _ready(self, request: Request) -> Response:
-        del request
-        return Response(200, b'{"ready":true}') if self._state.ready else Response(503, b'{"ready":false}')
+        status = 200 if self._state.ready else 503
+        if self._gate.wants_keys and self._gate.is_stranger(request.headers):
+            return Response(status, msgspec.json.encode({"status": self._state.status}))
+        return Response(status, msgspec.json.encode(self._state.to_dict(d.serving for d in self._plane.deployments.values())))
 
     def _metrics(self, request: Request) -> Response:
         del request
-        return Response(200, self._plane.metrics.render().encode(), metrics_text.CONTENT_TYPE)
+        return Response(200, self._plane.registry.render().encode(), CONTENT_TYPE)
 
     def _openapi(self, request: Request) -> Response:
         del request
-        return Response(200, render_openapi(self._plane.serving, self._state.example))
+        return Response(200, render_openapi(self._servings(), self._state.examples, self._api()))
 
     def _docs(self, request: Request) -> Response:
         del request
-        page = render_docs(self._plane.serving, self._state.example)
+        page = render_docs(self._servings(), self._state.examples, keys=self._gate.wants_keys)
         return Response(
             200, page, "text/html; charset=utf-8", {"content-security-policy": CONTENT_POLICY, "x-content-type-options": "nosniff"}
         )
+
+    def _servings(self) -> list[Serving]:
+        return [deployment.serving for deployment in self._plane.deployments.values()]
+
+    def _api(self) -> Api:
+        return Api(keys=self._gate.wants_keys, max_rows=self._max_rows)
 
     def _home(self, request: Request) -> Response:
         del request
         return Response(307, b"", "text/plain", {"location": "/docs"})
 
 
-def _prediction_headers(served: Served, prediction_id: str | None) -> dict[str, str]:
-    headers = {names.REVISION_HEADER: str(served.number)}
-    if prediction_id is not None:
-        headers[names.PREDICTION_ID_HEADER] = prediction_id
-    return headers
+def _spoken(check: Callable[[Head], Response | None]) -> Callable[[Head], Response | None]:
+    """Return a check whose refusals the Open Inference Protocol's clients can read."""
+
+    def checked(head: Head) -> Response | None:
+        found = check(head)
+        return None if found is None else as_oip(found)
+
+    return checked
 
 
-def _require_json(request: Request) -> None:
-    kind = request.headers.get("content-type", "")
-    media, _, parameters = kind.partition(";")
-    media = media.strip().lower()
-    charset = parameters.lower().replace(" ", "").replace('"', "")
-    wrong = not (media in {"", JSON} or (media.startswith("application/") and media.endswith("+json")))
-    wrong |= "charset=" in charset and "charset=utf-8" not in charset
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if wrong or encoding != "identity":
-        raise SpecError(
-            "body-media-type",
-            f"the body is {kind[:80]!r}" + ("" if encoding == "identity" else f", encoded as {encoding[:20]!r}"),
-            fix="send uncompressed JSON with the header content-type: application/json",
-            where="content-type",
-        )
-
-
-def _bounded_header(request: Request, name: str) -> str | None:
-    value = request.headers.get(name)
-    if value is not None and len(value) > MAX_HEADER_VALUE:
-        raise SpecError("header-invalid", f"{name} has {len(value):,} characters", fix=f"send at most {MAX_HEADER_VALUE}", where=name)
-    return value
+def _refusal(status: int, code: str, what: str, fix: str, path: str, headers: Mapping[str, str] | None = None) -> Target:
+    response = problem(status, code, what, fix=fix, where=path[:100], headers=headers)
+    return Plain(lambda _: response)

@@ -1,0 +1,365 @@
+"""`POST /predict`: from a head that was met before to an answer's bytes, with nothing in between that could wait.
+
+The careful way (`codec_json`) is taken for whatever the quick one does not know, and gives every error its words.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from mulle.core.errors import CheckError, MulleError, SpecError
+from mulle.formats import telemetry as names
+from mulle.serve.http.connection import Connection
+from mulle.serve.http.heads import Head
+from mulle.serve.http.messages import JSON, Response, problem_of, render_response, status_of
+from mulle.serve.http.plain import Exchange
+from mulle.serve.plane.batcher import overloaded
+from mulle.serve.plane.dataplane import DataPlane
+from mulle.serve.plane.jobs import ARRAYS, IMAGES, ROWS, Job
+from mulle.serve.plane.served import Served
+from mulle.serve.protocols.codec_fast import FastCodec, Renderer
+from mulle.serve.protocols.codec_json import Body, encode_body, parse_predict
+from mulle.serve.protocols.gate import Gate, Pass
+from mulle.serve.protocols.headers import bounded_header, header_ids, require_json, timeout_ns
+from mulle.serve.telemetry.registry import Cell
+
+LOG = logging.getLogger("mulle.serve")
+ROUTE = "/predict"
+DEFAULT_MAX_ROWS = 10_000
+_SERVER_FAULT = 500
+_OVERLOADED = 503
+
+
+class Completer(Protocol):
+    """Completes rows that lack columns from an online store."""
+
+    def lacks(self, body: Body, served: Served) -> bool:
+        """Return whether the rows lack columns a store may have."""
+        ...
+
+    async def complete(self, body: Body, served: Served, deadline_ns: int) -> Body:
+        """Return the rows with what the store knows.
+
+        Raises:
+            MulleError: by the deployment's policy.
+        """
+        ...
+
+
+class Observer(Protocol):
+    """Is told of every answered request: traces, access logs."""
+
+    def __call__(self, head: Head, job: Job, status: int) -> None:
+        """Take note; must not raise."""
+        ...
+
+
+class PredictJob(Job):
+    """A job that is also the slot of its answer."""
+
+    __slots__ = ("connection", "data", "head", "keep", "target")
+    connection: Connection
+    data: bytes | None
+    head: Head
+    keep: bool
+    target: "PredictTarget"
+
+    def finish(self) -> None:
+        """Spell the answer and hand it to the connection."""
+        self.target.answer(self)
+
+
+class _Memo(Pass):
+    """What a head means, worked out once."""
+
+    __slots__ = ("json", "media", "pinned", "prediction_id", "timeout_ns", "unit")
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.pinned = head.headers.get(names.REVISION_HEADER)
+        self.unit = bounded_header(head.headers, names.UNIT_HEADER)
+        self.prediction_id = head.headers.get(names.PREDICTION_ID_HEADER)
+        self.timeout_ns = timeout_ns(head.headers)
+        self.media = head.headers.get("content-type", "").partition(";")[0].strip().lower()
+        self.json = not (self.media.startswith("image/") or self.media == "multipart/form-data")
+        if self.json:
+            require_json(head.headers)
+
+
+class Face:
+    """How one revision reads and writes JSON, and the head of its answers."""
+
+    __slots__ = ("_date", "_prefix", "_refusals", "_revision", "codec", "ok", "prefix", "renderer")
+
+    def __init__(self, served: Served) -> None:
+        source = served.source
+        self.codec = FastCodec(served.manifest)
+        self.renderer = Renderer(served.manifest, model=source.model, model_version=source.model_version, revision=served.number)
+        self.ok: Cell = served.home.registry.counter(
+            names.REQUESTS, deployment=served.home.name, route=ROUTE, revision=str(served.number), status="200"
+        )
+        self._prefix = f"HTTP/1.1 200 OK\r\ncontent-type: {JSON}\r\n{names.REVISION_HEADER}: {served.number}\r\ndate: "
+        self._date = ""
+        self.prefix = ""
+        self._revision = str(served.number)
+        self._refusals: dict[str, tuple[str, bytes]] = {}
+
+    def at(self, date: str) -> str:
+        """Return the head up to the prediction id."""
+        if date is not self._date:
+            self._date, self.prefix = date, f"{self._prefix}{date}\r\n{names.PREDICTION_ID_HEADER}: "
+        return self.prefix
+
+    def refusal(self, date: str, reason: str) -> bytes:
+        """Return the whole answer to a request refused under overload, rendered once a second."""
+        known = self._refusals.get(reason)
+        if known is None or known[0] is not date:
+            response = problem_of(overloaded(reason), {names.REVISION_HEADER: self._revision})
+            known = self._refusals[reason] = (date, render_response(response, date=date, extra="", keep=True, head_only=False))
+        return known[1]
+
+
+class PredictTarget:
+    """Answers predictions of one deployment.
+
+    Args:
+        plane: Answers.
+        gate: Decides who may ask.
+        deployment: Its name; empty for the first.
+        max_rows: Rows per request.
+        pictures: Reads uploads into encoded pictures and spells their answers; None: no images here.
+        completer: Completes rows from an online store; None: requests carry everything.
+        observer: Is told of every answer; None: nobody looks.
+    """
+
+    def __init__(
+        self,
+        plane: DataPlane,
+        gate: Gate,
+        deployment: str = "",
+        *,
+        max_rows: int = DEFAULT_MAX_ROWS,
+        pictures: "Pictures | None" = None,
+        completer: Completer | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self._plane = plane
+        self._gate = gate
+        self._deployment = deployment
+        self._max_rows = max_rows
+        self._pictures = pictures
+        self._completer = completer
+        self._observer = observer
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.takes_views = False
+
+    def refuse_early(self, head: Head) -> Response | None:
+        """Return why a request with a large body is refused before that is read, or None."""
+        try:
+            served = self._plane.pick(self._deployment, pinned=head.headers.get(names.REVISION_HEADER))
+            started_ns = self._plane.monotonic_ns()
+            error: MulleError | None = self._plane.refusal(served, max(head.n_body, 0), started_ns)
+            if error is not None:
+                return self._refused(error, served)
+            self._gate.identify(head, _memo_of(head))
+        except MulleError as error:
+            return self._refused(error, None)
+        return None
+
+    def begin(self, connection: Connection, head: Head, body: bytes) -> None:
+        """Decode, and put in line for the next batch."""
+        plane = self._plane
+        started_ns = plane.monotonic_ns()
+        served: Served | None = None
+        try:
+            memo = head.memo
+            if memo is None:
+                memo = _memo_of(head)
+            self._gate.enter(head, memo, self._deployment, started_ns)
+            home = plane.deployment(self._deployment)
+            served = home.pick(memo.pinned, memo.unit)
+            face: Face = served.face or _make_face(served)
+            reason = plane.batcher.refusal(served, len(body), started_ns)
+            if reason is not None:
+                self._shed(connection, head, served, face, reason)
+                return
+            rows = face.codec.decode(body) if memo.json and memo.prediction_id is None else None
+            if rows and len(rows) <= self._max_rows:
+                job = PredictJob(served, ROWS, rows, len(rows), started_ns, n_bytes=len(body))
+            else:
+                job = self._careful(served, head, memo, body, started_ns)
+            if memo.timeout_ns:
+                job.deadline_ns = started_ns + memo.timeout_ns
+        except Exception as error:  # noqa: BLE001 - nobody may be left without an answer
+            exchange = Exchange(connection, head)
+            connection.slots.append(exchange)
+            exchange.answer(self._refused(error if isinstance(error, MulleError) else _broken(error), served))
+            return
+        job.connection = connection
+        job.head = head
+        job.keep = head.keep
+        job.data = None
+        job.target = self
+        connection.slots.append(job)
+        if job.n_rows:
+            plane.submit(job)
+        else:
+            self._later(job)
+
+    def answer(self, job: PredictJob) -> None:
+        """Spell the outcome of a job and send it."""
+        connection, batch, served = job.connection, job.batch, job.served
+        if batch is None or job.error is not None:
+            response = self._failed(job.error or _broken(LookupError("no outcome")), served)
+            if self._observer is not None:
+                self._observer(job.head, job, response.status)
+            connection.respond(job, response, extra=job.head.extra)
+            return
+        face: Face = served.face
+        face.ok.view[face.ok.index] += 1.0
+        ids = job.ids
+        if job.kind == IMAGES and self._pictures is not None:
+            ids = job.prediction_ids()
+            body = self._pictures.render(job, ids, (self._plane.monotonic_ns() - job.started_ns) / 1e6)
+        else:
+            rows = face.renderer.rows(batch)
+            if job.n_rows == 1:
+                ids = (batch.id_of(batch.first + job.at),) if ids is None else ids
+                body = face.renderer.body((rows[job.at],), ids)
+            else:
+                ids = job.prediction_ids()
+                body = face.renderer.body(rows[job.at : job.at + job.n_rows], ids)
+        keep = connection.keeps(job)
+        extra = job.head.extra if keep else job.head.extra + "connection: close\r\n"
+        text = f"{face.at(connection.server.date)}{ids[0]}\r\n{extra}content-length: {len(body)}\r\n\r\n{body}"
+        connection.complete(job, text.encode(), keep=keep)
+        if self._observer is not None:
+            self._observer(job.head, job, 200)
+
+    # ---- inside
+
+    def _careful(self, served: Served, head: Head, memo: _Memo, body: bytes, started_ns: int) -> PredictJob:
+        """Return the job of a body the quick way does not know; one without rows yet waits for a store."""
+        if not memo.json:
+            return self._images(served, head, memo, body, started_ns)
+        if served.manifest.image is not None:
+            raise SpecError(
+                "body-media-type",
+                "this deployment takes pictures",
+                fix="send a JPEG or PNG: curl -F file=@picture.jpg …/predict",
+                where="content-type",
+            )
+        if served.manifest.task == "tensor":
+            raise SpecError(
+                "body-shape",
+                "this deployment takes tensors",
+                fix=f"send them to /v2/models/{served.home.name}/infer",
+                where="body",
+            )
+        parsed = parse_predict(body, max_rows=self._max_rows)
+        if self._completer is not None and self._completer.lacks(parsed, served):
+            job = PredictJob(served, ARRAYS, parsed, 0, started_ns, key=ARRAYS, n_bytes=len(body))
+        else:
+            job = PredictJob(served, ARRAYS, None, len(parsed), started_ns, key=ARRAYS, n_bytes=len(body))
+            _encode(job, parsed, memo.prediction_id)
+        return job
+
+    def _images(self, served: Served, head: Head, memo: _Memo, body: bytes, started_ns: int) -> PredictJob:
+        if self._pictures is None or served.manifest.image is None:
+            raise SpecError(
+                "body-media-type",
+                f"the body is {memo.media[:80]!r}, and this deployment takes no pictures",
+                fix="send JSON rows with the header content-type: application/json",
+                where="content-type",
+            )
+        pictures = self._pictures.read(body, head.headers.get("content-type", ""), max_rows=self._max_rows)
+        ids = None if memo.prediction_id is None else header_ids(memo.prediction_id, len(pictures))
+        return PredictJob(served, IMAGES, pictures, len(pictures), started_ns, key=IMAGES, n_bytes=len(body), ids=ids)
+
+    def _later(self, job: PredictJob) -> None:
+        if self._completer is None:
+            return
+        task = asyncio.ensure_future(self._complete(job, self._completer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _complete(self, job: PredictJob, completer: Completer) -> None:
+        try:
+            body = await completer.complete(job.inputs, job.served, job.deadline_ns)
+            _encode(job, body, _memo_of(job.head).prediction_id)
+            job.n_rows = len(body)
+        except Exception as error:  # noqa: BLE001 - nobody may be left without an answer
+            job.error = error if isinstance(error, MulleError) else _broken(error)
+            job.served.home.count_failed(job.error, job.served.number, self._plane.now_ns())
+            job.finish()
+            return
+        self._plane.submit(job)
+
+    def _shed(self, connection: Connection, head: Head, served: Served, face: Face, reason: str) -> None:
+        """Refuse a request under overload: what this costs is taken from those that are answered, so its bytes are ready."""
+        home = served.home
+        home.count_rejected(reason)
+        home.count(ROUTE, served.number, _OVERLOADED)
+        home.log.count(served.number, "shed", self._plane.now_ns())
+        exchange = Exchange(connection, head)
+        connection.slots.append(exchange)
+        keep = connection.keeps(exchange)
+        if keep and not head.extra:
+            connection.complete(exchange, face.refusal(connection.server.date, reason))
+        else:
+            exchange.answer(problem_of(overloaded(reason), {names.REVISION_HEADER: str(served.number)}))
+
+    def _refused(self, error: MulleError, served: Served | None) -> Response:
+        """Return the answer to a request that became no job, and count it."""
+        home = self._plane.deployments.get(self._deployment or self._plane.default)
+        if home is not None:
+            home.count_failed(error, 0 if served is None else served.number, self._plane.now_ns())
+        return self._failed(error, served)
+
+    def _failed(self, error: MulleError, served: Served | None) -> Response:
+        headers: Mapping[str, str] | None = None if served is None else {names.REVISION_HEADER: str(served.number)}
+        home = self._plane.deployments.get(self._deployment or self._plane.default)
+        if home is not None:
+            home.count(ROUTE, 0 if served is None else served.number, status_of(error))
+        if status_of(error) == _SERVER_FAULT:
+            LOG.warning("a prediction failed: %s", error)
+        return problem_of(error, headers)
+
+
+class Pictures(Protocol):
+    """Reads uploads and spells their answers."""
+
+    def read(self, body: bytes, content_type: str, *, max_rows: int) -> list[bytes]:
+        """Return the encoded pictures of a body, at least one.
+
+        Raises:
+            SpecError: the body holds none, or cannot be read.
+        """
+        ...
+
+    def render(self, job: Job, ids: Any, took_ms: float) -> str:
+        """Return the answer's body, ASCII only."""
+        ...
+
+
+def _memo_of(head: Head) -> _Memo:
+    memo = head.memo
+    if not isinstance(memo, _Memo):
+        memo = head.memo = _Memo(head)
+    return memo
+
+
+def _make_face(served: Served) -> Face:
+    served.face = Face(served)
+    return served.face
+
+
+def _encode(job: PredictJob, body: Body, prediction_id: str | None) -> None:
+    encoded = encode_body(body, job.served.manifest, header_id=prediction_id)
+    job.inputs, job.ids, job.entity = encoded.arrays, encoded.ids, encoded.entity
+
+
+def _broken(error: Exception) -> CheckError:
+    LOG.error("a prediction failed", exc_info=error)
+    return CheckError("internal", "the server failed on this request", fix="ask the operator: the server's log has the reason")
