@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mulle.core.errors import SpecError
 from mulle.core.schema import MISSING_TEXT, ColumnType
 from mulle.formats.bundle import ColumnInfo, Graph, GraphInput, Manifest
-from mulle.serve.protocols.codec_fast import FastCodec, Renderer, short_floats
+from mulle.serve.protocols.codec_fast import FastCodec, Renderer, few_short_floats, short_floats
 from mulle.serve.protocols.codec_json import encode_body, parse_predict, render_predictions
 
 KINDS = {
@@ -96,6 +96,7 @@ def test_printed_scores_read_back_as_the_same_float32(values):
     printed = [repr(row[0]) for row in short_floats(scores).tolist()]
 
     assert scores[:, 0].tobytes() == np.array([float(text) for text in printed]).astype(np.float32).tobytes()
+    assert printed == [repr(row[0]) for row in few_short_floats(scores.tolist())]
 
 
 @settings(max_examples=100, deadline=None)
@@ -118,7 +119,7 @@ def test_a_prepared_answer_is_what_the_careful_renderer_says(classes, n_rows, ra
         positive=classes[0] if len(classes) == 2 else None,
     )
     indices = [classes.index(row["label"]) for row in render_predictions(model, scores)]
-    served = SimpleNamespace(label_indices=lambda _: np.array(indices))
+    served = SimpleNamespace(label_indices=lambda _: np.array(indices), few_labels=lambda _: indices)
     batch = SimpleNamespace(memo=None, scores=scores, served=served)
     renderer = Renderer(model, model="m", model_version=3, revision=7)
 

@@ -1,15 +1,18 @@
 """Where an environment's API keys come from: its `api_key`, or the project's own document."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mulle.core.errors import SpecError
 from mulle.formats.api_keys import FILE_NAME, KeySource
-from mulle.loop.settings import Settings
+
+if TYPE_CHECKING:
+    from mulle.loop.settings import Settings
 
 _FILE = "file://"
 
 
-def key_source(settings: Settings | None, state_dir: Path) -> KeySource:
+def key_source(settings: "Settings | None", state_dir: Path) -> KeySource:
     """Return where the server finds its keys.
 
     `[env.X] api_key` may be `file://path` (a document of `mulle keys`, or one key as plain text; watched while the server runs) or
@@ -32,7 +35,7 @@ def key_source(settings: Settings | None, state_dir: Path) -> KeySource:
     return KeySource(text=resolve_secret(reference, root=settings.project_dir))
 
 
-def key_file(settings: Settings | None, state_dir: Path) -> Path:
+def key_file(settings: "Settings | None", state_dir: Path) -> Path:
     """Return the document that `mulle keys` changes.
 
     Raises:

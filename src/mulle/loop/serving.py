@@ -4,16 +4,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mulle.loop.api_keys import key_source
-from mulle.loop.settings import Settings, duration_s
 from mulle.loop.trust import trusted_keys
 
 if TYPE_CHECKING:
+    from mulle.loop.settings import Settings
     from mulle.serve.config import ServeConfig
 
 _MB = 1 << 20
 
 
-def serve_config(settings: Settings, state_dir: Path, *, deployment: str | None = None, bundle: Path | None = None) -> "ServeConfig":
+def serve_config(settings: "Settings", state_dir: Path, *, deployment: str | None = None, bundle: Path | None = None) -> "ServeConfig":
     """Return the server's configuration as `mulle.toml` has it.
 
     Args:
@@ -26,11 +26,12 @@ def serve_config(settings: Settings, state_dir: Path, *, deployment: str | None 
         SpecError: a reference leads nowhere, an origin or a policy is not one, or the environment trusts nobody.
     """
     from mulle.formats.prediction_policy import LogPolicy
+    from mulle.loop.settings import duration_s
     from mulle.loop.wiring import resolve_reference
     from mulle.serve.config import ServeConfig
     from mulle.serve.http.checks import Limits
     from mulle.serve.http.cors import cors_policy
-    from mulle.serve.journal.keeper import KeeperConfig
+    from mulle.serve.journal.config import KeeperConfig
     from mulle.serve.plane.features import FeaturePolicy
 
     serving, log, telemetry = settings.serving, settings.serving.log, settings.serving.telemetry
@@ -92,7 +93,7 @@ def serve_config(settings: Settings, state_dir: Path, *, deployment: str | None 
 def bundle_config(bundle: Path, state_dir: Path, *, deployment: str) -> "ServeConfig":
     """Return the configuration of a folder served outside any project."""
     from mulle.serve.config import ServeConfig
-    from mulle.serve.journal.keeper import KeeperConfig
+    from mulle.serve.journal.config import KeeperConfig
 
     return ServeConfig(
         state_dir=state_dir,

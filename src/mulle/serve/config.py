@@ -11,7 +11,7 @@ from mulle.formats.api_keys import KeySource
 from mulle.formats.prediction_policy import LogPolicy
 from mulle.serve.http.checks import Limits
 from mulle.serve.http.cors import NO_CORS, CorsPolicy
-from mulle.serve.journal.keeper import KeeperConfig
+from mulle.serve.journal.config import KeeperConfig
 from mulle.serve.plane.deployment import Serving
 from mulle.serve.plane.features import FeaturePolicy
 from mulle.serve.protocols.predict import DEFAULT_MAX_ROWS

@@ -22,7 +22,7 @@ from mulle.serve.plane.costs import CostCurve
 from mulle.serve.plane.dataplane import DataPlane
 from mulle.serve.plane.deployment import Serving
 from mulle.serve.plane.served import Served, make_served
-from mulle.serve.plane.tuning import choose_threads, measure_curve, one_request
+from mulle.serve.plane.tuning import load_widths, measure_curve, one_request
 from mulle.serve.runtimes.onnx import OnnxRuntime, require_golden
 from mulle.serve.runtimes.providers import ProviderChoice
 from mulle.serve.state import ServerState
@@ -83,8 +83,10 @@ def load_bundle(
     if threads:
         runtime = OnnxRuntime(folder, manifest, threads=threads, provider=provider)
     else:
-        runtime = choose_threads(lambda n: OnnxRuntime(folder, manifest, threads=n, provider=provider), one_request)
+        runtime = load_widths(lambda n: OnnxRuntime(folder, manifest, threads=n, provider=provider), one_request)
     require_golden(folder, runtime)
+    if runtime.wide is not None:
+        require_golden(folder, runtime.wide)
     return runtime
 
 

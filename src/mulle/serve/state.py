@@ -54,6 +54,7 @@ class ServerState:
                     "bundle": served.source.bundle_digest,
                     "weight": served.weight,
                     "threads": served.runtime.threads,
+                    "threads_alone": (served.runtime.wide or served.runtime).threads,
                     "provider": served.runtime.provider,
                     "batch": served.curve.best_batch(1 << 10),
                     "us_per_row": round(served.curve.row_ns(1 << 10) / 1000, 2),

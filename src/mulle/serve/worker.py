@@ -198,6 +198,7 @@ class Worker:
     def close(self) -> None:
         """Write what was counted, sync, and let go of everything."""
         for deployment in self.plane.deployments.values():
+            deployment.note_now()
             deployment.log.close(self.plane.now_ns())
             deployment.feedback.close()
         self.plane.close()

@@ -334,3 +334,11 @@ def test_one_look_on_demand(tmp_path):
     assert b"segment-unknown" in failed.stderr
     assert b"log-sink-secret" in wrong.stderr
     assert b"hunter2" not in wrong.stderr
+
+
+def test_the_keeper_compresses_as_the_format_recommends():
+    """The level stands twice, so that starting a server does not load the encoder."""
+    from mulle.formats import prediction_columns
+    from mulle.serve.journal import config
+
+    assert prediction_columns.LEVEL == config.LEVEL

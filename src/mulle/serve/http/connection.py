@@ -21,7 +21,7 @@ import httptools
 from mulle.serve.http.bulk import Bulk, padding_of
 from mulle.serve.http.checks import RawHead, check_head, is_plain, too_large_body, without_upgrade
 from mulle.serve.http.heads import END, Head
-from mulle.serve.http.messages import Response, Slot, problem, render_response
+from mulle.serve.http.messages import LastWord, Response, Slot, problem, render_response
 
 if TYPE_CHECKING:
     from mulle.serve.http.listener import HttpServer
@@ -460,7 +460,7 @@ class Connection(asyncio.Protocol):
             return
         self._refused = self._last = self._lingering = True
         self._deadline = None
-        slot = _Refusal()
+        slot = LastWord()
         self.slots.append(slot)
         data = render_response(response, date=self.server.date, extra="", keep=False, head_only=False)
         self.complete(slot, data, keep=False)
@@ -495,18 +495,3 @@ class Connection(asyncio.Protocol):
         elif not wanted and self._reading:
             self._transport.pause_reading()
         self._reading = wanted
-
-
-class _Refusal:
-    """The slot of the last answer of a connection."""
-
-    __slots__ = ("cancelled", "data", "keep")
-
-    def __init__(self) -> None:
-        self.keep = False
-        self.data: bytes | None = None
-        self.cancelled = False
-
-    def cancel(self) -> None:
-        """Take note that the client has gone."""
-        self.cancelled = True

@@ -90,6 +90,21 @@ class Slot(Protocol):
         ...
 
 
+class LastWord:
+    """The slot of the last answer of a connection: a refusal that nobody works on."""
+
+    __slots__ = ("cancelled", "data", "keep")
+
+    def __init__(self) -> None:
+        self.keep = False
+        self.data: bytes | None = None
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        """Take note that the client has gone."""
+        self.cancelled = True
+
+
 class Target(Protocol):
     """What answers the requests of one method and path.
 

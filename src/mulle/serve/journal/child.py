@@ -6,7 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from mulle.serve.journal.keeper import KeeperConfig, command
+from mulle.serve.journal.config import KeeperConfig, command
 
 LOG = logging.getLogger("mulle.serve")
 _AGAIN_S = 30.0

@@ -26,59 +26,22 @@ import msgspec
 
 from mulle.core.errors import MulleError, UnavailableError
 from mulle.core.names import require_name
-from mulle.formats.prediction_columns import LEVEL
 from mulle.formats.prediction_frames import ENCODED_SUFFIX, NS_PER_HOUR, SHIPPED_SUFFIX, STEM, SUFFIX
 from mulle.formats.segment import lock_closed, unavailable
+from mulle.serve.journal.config import INTERVAL_S, LEVEL, LINGER_S, KeeperConfig, command
 from mulle.serve.journal.encoder import DRAFT_SUFFIX, encode_segment
 from mulle.serve.journal.retention import KeptSegment, plan_retention
 from mulle.serve.journal.shipping import Shipper, marker_path
 from mulle.serve.journal.sinks import open_sink
 from mulle.serve.journal.status import KeeperStatus, read_keeper_status, write_keeper_status
 
+__all__ = ["Keeper", "KeeperConfig", "command", "main", "parse"]
 LOG = logging.getLogger("mulle.keeper")
 LOCK_NAME = "keeper.lock"
-INTERVAL_S = 5.0
-LINGER_S = 10.0
 _DRAFT_AGE_NS = 60_000_000_000
 _SHIP_BUDGET_S = 10.0
 _NICENESS = 10
 _NEVER_NS = (1 << 63) - 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeeperConfig:
-    """What a keeper does.
-
-    Attributes:
-        root: The folder of logs, `.mulle/logs`.
-        deployments: Whose logs; empty: all that are there.
-        keep_days: Age at which encoded segments go; None: never by age.
-        keep_bytes: What all segments together may take; None: no limit.
-        sink: URL as `open_sink` takes it; None: nothing is shipped.
-        interval_s: Seconds between looks.
-        linger_s: Seconds the last look may take after the parent has gone.
-        level: Of zlib.
-    """
-
-    root: Path
-    deployments: tuple[str, ...] = ()
-    keep_days: float | None = None
-    keep_bytes: int | None = None
-    sink: str | None = None
-    interval_s: float = INTERVAL_S
-    linger_s: float = LINGER_S
-    level: int = LEVEL
-
-
-def command(config: KeeperConfig) -> list[str]:
-    """Return the command line of a keeper's process; start it with a pipe as standard input and keep that open."""
-    words = [sys.executable, "-m", "mulle.serve.journal.keeper", "--root", str(config.root)]
-    for name in config.deployments:
-        words += ["--deployment", name]
-    for option, value in (("--keep-days", config.keep_days), ("--keep-bytes", config.keep_bytes), ("--sink", config.sink)):
-        if value is not None:
-            words += [option, str(value)]
-    return [*words, "--interval", str(config.interval_s), "--linger", str(config.linger_s), "--level", str(config.level)]
 
 
 def parse(arguments: Sequence[str]) -> tuple[bool, KeeperConfig]:

@@ -10,7 +10,7 @@ running its mates without it.
 
 import asyncio
 import logging
-import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from functools import partial
 from mulle.core.errors import CheckError, MulleError, UnavailableError
 from mulle.serve.plane.admission import Admission, AdmissionPolicy
 from mulle.serve.plane.jobs import Batch, Job
-from mulle.serve.plane.pool import Pool
+from mulle.serve.plane.pool import Pool, n_cores
 from mulle.serve.plane.served import Served
 
 LOG = logging.getLogger("mulle.serve")
@@ -32,8 +32,9 @@ _LOOP_TIGHT_NS = 1.0 * _MS
 _LOOP_BURST_NS = 50.0 * _MS
 _POOL_BURST_NS = 250.0 * _MS
 _POOL_BURST_REQUESTS = 64
-_POOL_TIGHT_REQUESTS = 3
-_WORTH_NS = float(__import__("os").environ.get("W", 1.5)) * _MS
+_POOL_TIGHT_REQUESTS = 2
+_POOL_TIGHT_NS = 2.0 * _MS
+_WORTH_NS = 1.0 * _MS
 
 
 class Lane:
@@ -92,7 +93,7 @@ class Batcher:
     Args:
         settle: Called on the loop with batches that ran, and jobs that have an error instead; it logs, counts and answers.
         max_batch: Rows that run together at most.
-        n_threads: Threads for models too dear for the loop; by default one per core.
+        n_threads: Threads for models too dear for the loop; by default one per core this process may use.
         max_wait_ns: Estimated wait up to which a burst is let in; None: 50 ms on the loop, 250 ms (or 64 requests) in the pool.
         tight_wait_ns: The same while more is offered than can be answered; None: 1 ms on the loop, three requests' work in the pool.
         n_queued: Requests waiting at most.
@@ -117,6 +118,7 @@ class Batcher:
         self.max_batch = max_batch
         self.n_jobs = 0
         self.n_bytes = 0
+        self._n_runs = 0
         self.n_cancelled = 0
         self.n_expired = 0
         self._settle = settle
@@ -125,10 +127,11 @@ class Batcher:
         self._ready: list[Lane] = []
         self._waiting: deque[Lane] = deque()
         self._scheduled = False
-        self._pool = Pool(n_threads or os.cpu_count() or 1, self._collect)
+        self._pool = Pool(n_threads or n_cores(), self._collect)
         self._max_wait_ns = max_wait_ns
         self._tight_wait_ns = tight_wait_ns
-        self._limits = {"n_requests": n_queued, "n_bytes": n_queued_bytes}
+        # Who stops reading bounds the number by that: a connection is heard again when its own requests are answered.
+        self._limits = {"n_requests": n_queued if refuse else sys.maxsize, "n_bytes": n_queued_bytes}
         never = float("inf")
         self._door = Admission(
             AdmissionPolicy(
@@ -246,7 +249,7 @@ class Batcher:
         never = float("inf")
         each = unit_ns / self._pool.n_threads
         burst = self._max_wait_ns or max(_POOL_BURST_NS, _POOL_BURST_REQUESTS * each)
-        tight = self._tight_wait_ns or min(max(float(__import__("os").environ.get("T", 1)) * _MS, float(__import__("os").environ.get("R", 3)) * unit_ns), burst)
+        tight = self._tight_wait_ns or min(max(_POOL_TIGHT_NS, _POOL_TIGHT_REQUESTS * unit_ns), burst)
         return Admission(
             AdmissionPolicy(burst_ns=burst if self._refuse else never, tight_ns=tight if self._refuse else never, **self._limits)
         )
@@ -265,7 +268,8 @@ class Batcher:
                 self._in_thread(lane, jobs)
 
     def _in_thread(self, lane: Lane, jobs: list[Job]) -> None:
-        self._pool.submit(partial(_run_apart, lane.served, jobs, self._now_ns()))
+        alone = self._pool.n_free == self._pool.n_threads and not lane.queue
+        self._pool.submit(partial(_run_apart, lane.served, jobs, self._now_ns(), alone=alone))
 
     def _collect(self, results: list[tuple[list[Batch], list[Job]]]) -> None:
         batches = [batch for found, _ in results for batch in found]
@@ -294,16 +298,20 @@ class Batcher:
             self.n_jobs -= len(batch.jobs)
             for job in batch.jobs:
                 self.n_bytes -= job.n_bytes
-            batch.served.curve.observe(batch.n_rows, batch.took_ns)
-            if batch.served.lane is not None:
-                batch.served.lane.learn()
+            self._n_runs += 1
+            # Every eighth tells enough, and looking at the curve costs as much as a small model. A model held in two widths costs
+            # two things: what was measured at load stands.
+            if not self._n_runs & 7 and batch.served.runtime.wide is None:
+                batch.served.curve.observe(batch.n_rows, batch.took_ns)
+                if batch.served.lane is not None:
+                    batch.served.lane.learn()
         for job in failed:
             self.n_jobs -= 1
             self.n_bytes -= job.n_bytes
         self._settle(batches, failed)
 
 
-def run_batch(served: Served, jobs: list[Job], began_ns: int, batches: list[Batch], failed: list[Job]) -> None:
+def run_batch(served: Served, jobs: list[Job], began_ns: int, batches: list[Batch], failed: list[Job], *, alone: bool = False) -> None:
     """Run `jobs` together; if that fails, each alone, so that only the culprit is left without an answer.
 
     Args:
@@ -312,9 +320,10 @@ def run_batch(served: Served, jobs: list[Job], began_ns: int, batches: list[Batc
         began_ns: Monotonic.
         batches: Takes what ran.
         failed: Takes the jobs with an error.
+        alone: Whether nothing else runs: then a large model may take all cores.
     """
     try:
-        batch = served.run(jobs)
+        batch = served.run(jobs, alone=alone) if alone else served.run(jobs)
     except Exception as error:  # noqa: BLE001 - whatever a model or a value does must not leave its request unanswered
         if len(jobs) > 1:
             for job in jobs:
@@ -352,10 +361,10 @@ def expired() -> UnavailableError:
     )
 
 
-def _run_apart(served: Served, jobs: list[Job], began_ns: int) -> tuple[list[Batch], list[Job]]:
+def _run_apart(served: Served, jobs: list[Job], began_ns: int, *, alone: bool) -> tuple[list[Batch], list[Job]]:
     batches: list[Batch] = []
     failed: list[Job] = []
-    run_batch(served, jobs, began_ns, batches, failed)
+    run_batch(served, jobs, began_ns, batches, failed, alone=alone)
     return batches, failed
 
 

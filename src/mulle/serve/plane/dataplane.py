@@ -80,6 +80,7 @@ class DataPlane:
     def add(self, deployment: Deployment) -> None:
         """Serve one more deployment; the first is the one meant where a request names none."""
         self.deployments[deployment.name] = deployment
+        self.registry.collectors.append(deployment.note_now)
         self.default = self.default or deployment.name
         for served in deployment.serving.revisions:
             self.batcher.lane_of(served)
@@ -97,6 +98,8 @@ class DataPlane:
             KeyError: it is not being served.
         """
         deployment = self.deployments.pop(name)
+        deployment.note_now()
+        self.registry.collectors.remove(deployment.note_now)
         if self.default == name:
             self.default = next(iter(self.deployments), "")
         return deployment
@@ -210,8 +213,7 @@ class DataPlane:
             self.leave_unlogged(home, batches, error if isinstance(error, MulleError) else _unwritable(error))
             return
         home.log_bytes.add(n_bytes)
-        for batch in batches:
-            home.note(batch, mono)
+        home.note_later(batches, mono)
         if home.log.policy.durability == "sync":
             syncer = self._syncers.get(home.name)
             if syncer is None or syncer.home is not home:

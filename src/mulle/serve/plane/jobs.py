@@ -137,12 +137,27 @@ class Batch:
         texts: Text column to shape (n_rows,).
         first: Number of the first row.
         id_of: Gives the id of a number.
+        client_ids: Whether a client brought ids of its own.
         began_ns: Monotonic moment it began to run.
         took_ns: How long it ran.
         memo: Of the codecs: what they worked out once for all jobs.
     """
 
-    __slots__ = ("began_ns", "first", "id_of", "jobs", "memo", "n_rows", "numbers", "outputs", "scores", "served", "texts", "took_ns")
+    __slots__ = (
+        "began_ns",
+        "client_ids",
+        "first",
+        "id_of",
+        "jobs",
+        "memo",
+        "n_rows",
+        "numbers",
+        "outputs",
+        "scores",
+        "served",
+        "texts",
+        "took_ns",
+    )
 
     def __init__(
         self,
@@ -164,5 +179,6 @@ class Batch:
         self.first = 0
         self.id_of: Callable[[int], str] = str
         self.began_ns = 0
+        self.client_ids = False
         self.took_ns = 0
         self.memo: Any = None

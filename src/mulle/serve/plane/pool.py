@@ -1,6 +1,7 @@
 """A few threads for models that take longer than a turn of the loop may: the runtime lets go of the interpreter while it runs."""
 
 import asyncio
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -57,3 +58,8 @@ class Pool:
             results.append(self._results.popleft())
         self.n_free += len(results)
         self._deliver(results)
+
+
+def n_cores() -> int:
+    """Return how many processors this process may use: of a machine shared by pinning it is not all of them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

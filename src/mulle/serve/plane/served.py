@@ -75,24 +75,29 @@ class Served:
         self._threshold = np.float64(manifest.threshold)
         self._bounded = any(low is not None or high is not None for low, high in bounds)
 
-    def run(self, jobs: list[Any]) -> Batch:
+    def run(self, jobs: list[Any], *, alone: bool = False) -> Batch:
         """Return what `jobs`, which share kind and key, become together; may be called from any thread.
+
+        Args:
+            jobs: At least one.
+            alone: Whether nothing else runs: then a large model takes all cores.
 
         Raises:
             MulleError: something in it does not fit, or the graph failed. Whose fault it was is found by running them one by one.
         """
         kind = jobs[0].kind
+        runtime = (self.runtime.wide or self.runtime) if alone else self.runtime
         if kind == ROWS:
             rows: list[Any] = jobs[0].inputs if len(jobs) == 1 else list(chain.from_iterable([job.inputs for job in jobs]))
             numbers, texts = self.stack(rows)
-            return Batch(self, jobs, self._scores(numbers, texts), numbers=numbers, texts=texts)
+            return Batch(self, jobs, _scores(runtime, numbers, texts), numbers=numbers, texts=texts)
         if kind == ARRAYS:
             numbers, texts = self.split(_joined([job.inputs for job in jobs]))
-            return Batch(self, jobs, self._scores(numbers, texts), numbers=numbers, texts=texts)
+            return Batch(self, jobs, _scores(runtime, numbers, texts), numbers=numbers, texts=texts)
         if kind == IMAGES:
             pictures: list[bytes] = [picture for job in jobs for picture in job.inputs]
-            return Batch(self, jobs, self.runtime.require_rows(self.runtime.run_pixels(self.pixels(pictures))))
-        return self._run_tensors(jobs)
+            return Batch(self, jobs, runtime.require_rows(runtime.run_pixels(self.pixels(pictures))))
+        return self._run_tensors(jobs, runtime)
 
     def pixels(self, pictures: Sequence[bytes]) -> NDArray[Any]:
         """Return encoded pictures as the graph takes them, shape (n, *image.shape).
@@ -103,9 +108,6 @@ class Served:
         if self._reader is None:
             raise SpecError("bundle-kind", f"{self.manifest.model!r} takes no pictures", fix="send rows, or use another model")
         return self._reader.read(pictures)
-
-    def _scores(self, numbers: NDArray[np.float64], texts: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        return self.runtime.require_rows(self.runtime.run_block(numbers, texts))
 
     def stack(self, rows: Sequence[Sequence[Any]]) -> tuple[NDArray[np.float64], dict[str, NDArray[Any]]]:
         """Return rows of checked values as the matrix of their numbers, shape (n, m), and one array per text column."""
@@ -137,24 +139,22 @@ class Served:
             numbers[:, j] = arrays[name]
         return numbers, {name: arrays[name] for name, _ in self._texts}
 
-    def anomalies(self, batch: Batch) -> list[tuple[str, str, int]]:
-        """Return (column, kind, how many) for the values of a batch that training never saw the like of."""
+    def anomalies(self, batches: Sequence[Batch]) -> list[tuple[str, str, int]]:
+        """Return (column, kind, how many) for the values of batches that training never saw the like of."""
         found: list[tuple[str, str, int]] = []
-        numbers = batch.numbers
-        if self._bounded and numbers is not None:
+        numbers = [batch.numbers for batch in batches if batch.numbers is not None]
+        if self._bounded and numbers:
             # NaN compares false: missing is not out of range.
-            outside = (numbers < self._low) | (numbers > self._high)
+            block = numbers[0] if len(numbers) == 1 else np.concatenate(numbers)
+            outside = (block < self._low) | (block > self._high)
             if outside.any():
                 sums = outside.sum(axis=0).tolist()
                 found += [(name, "out_of_range", n) for name, n in zip(self._number_names, sums, strict=True) if n]
-        if self.categories and batch.texts:
-            for name, known in self.categories.items():
-                values = batch.texts.get(name)
-                if values is None:
-                    continue
-                n = sum(v not in known and v != MISSING_TEXT for v in values)
-                if n:
-                    found.append((name, "new_category", n))
+        for name, known in self.categories.items():
+            columns = [batch.texts[name] for batch in batches if batch.texts and name in batch.texts]
+            n = sum(v not in known and v != MISSING_TEXT for column in columns for v in column)
+            if n:
+                found.append((name, "new_category", n))
         return found
 
     def label_indices(self, scores: NDArray[np.float32]) -> NDArray[np.intp]:
@@ -164,12 +164,24 @@ class Served:
             return np.where(above, self._positive, 1 - self._positive)
         return scores.argmax(axis=1)
 
-    def _run_tensors(self, jobs: list[Any]) -> Batch:
+    def few_labels(self, rows: Sequence[Sequence[float]]) -> list[int]:
+        """Return what `label_indices` does, for so few rows that arrays would cost more.
+
+        Args:
+            rows: The float32 scores as Python floats, from `tolist`.
+        """
+        positive = self._positive
+        if positive >= 0:
+            threshold = float(self._threshold)
+            return [positive if row[positive] >= threshold else 1 - positive for row in rows]
+        return [max(range(len(row)), key=row.__getitem__) for row in rows]
+
+    def _run_tensors(self, jobs: list[Any], runtime: OnnxRuntime) -> Batch:
         first: dict[str, NDArray[Any]] = jobs[0].inputs
         tensors = first if len(jobs) == 1 else {name: np.concatenate([job.inputs[name] for job in jobs]) for name in first}
-        outputs = self.runtime.run_tensors(tensors)
+        outputs = runtime.run_tensors(tensors)
         if self.manifest.task != "tensor":
-            return Batch(self, jobs, self.runtime.require_rows(outputs[self.manifest.graph.output]))
+            return Batch(self, jobs, runtime.require_rows(outputs[self.manifest.graph.output]))
         return Batch(self, jobs, np.empty((sum(job.n_rows for job in jobs), 0), np.float32), outputs=outputs)
 
 
@@ -213,3 +225,7 @@ def _joined(parts: list[Mapping[str, NDArray[Any]]]) -> Mapping[str, NDArray[Any
     if len(parts) == 1:
         return parts[0]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _scores(runtime: OnnxRuntime, numbers: NDArray[np.float64], texts: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    return runtime.require_rows(runtime.run_block(numbers, texts))

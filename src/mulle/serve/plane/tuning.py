@@ -1,7 +1,5 @@
 """What a revision costs on this host, measured on its golden requests before it takes traffic."""
 
-import os
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +12,7 @@ from mulle.formats.golden_tensors import read_golden_tensors
 from mulle.formats.rows import encode_rows
 from mulle.serve.plane.costs import CostCurve
 from mulle.serve.plane.jobs import ARRAYS, IMAGES, TENSORS, Job
+from mulle.serve.plane.pool import n_cores
 from mulle.serve.plane.served import Served
 from mulle.serve.runtimes.onnx import OnnxRuntime
 
@@ -21,8 +20,7 @@ _BUDGET_NS = 60_000_000
 _SIZES = (1, 8, 32, 64)
 _MIN_RUNS = 3
 _LARGE_NS = 2_000_000
-_WORTH_LATENCY = 0.8
-_WORTH_THROUGHPUT = 0.92
+_WORTH = 0.75
 
 
 def measure_curve(served: Served, *, max_batch: int) -> CostCurve:
@@ -48,27 +46,26 @@ def measure_curve(served: Served, *, max_batch: int) -> CostCurve:
     return CostCurve(found or {1: 1_000_000.0})
 
 
-def choose_threads(make_runtime: Callable[[int], OnnxRuntime], time_one: Callable[[OnnxRuntime], Callable[[], Any]]) -> OnnxRuntime:
-    """Return the runtime to serve with, its threads within an operator found by trying on this host.
+def load_widths(make_runtime: Callable[[int], OnnxRuntime], time_one: Callable[[OnnxRuntime], Callable[[], Any]]) -> OnnxRuntime:
+    """Return the runtime to serve with, after trying on this host whether a large model should be held twice.
 
-    One thread per operator answers most requests a second; a large model answers a single one sooner with all cores. All
-    cores are taken only where that gives up less than 8 % of the requests and makes a single one at least 20 % faster.
+    With one thread per operator a host answers most requests a second; with all cores it answers a lone request soonest.
+    Neither is worth giving up, so a model of more than 2 ms that is at least a quarter faster on all cores is held both ways
+    (`OnnxRuntime.wide`): a request that finds nobody else takes all cores, the others one each.
 
     Args:
         make_runtime: Loads the graph with so many threads.
         time_one: Gives what runs one request on a runtime.
     """
     single = make_runtime(1)
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    n = n_cores()
     alone = _fastest(time_one(single))
-    if n_cores == 1 or alone < _LARGE_NS:
+    if n == 1 or alone < _LARGE_NS:
         return single
-    wide = make_runtime(n_cores)
-    alone_wide = _fastest(time_one(wide))
-    if alone_wide > alone * _WORTH_LATENCY:
-        return single
-    together, together_wide = _together(time_one(single), n_cores), _together(time_one(wide), n_cores)
-    return wide if together_wide * _WORTH_THROUGHPUT <= together else single
+    wide = make_runtime(n)
+    if _fastest(time_one(wide)) <= alone * _WORTH:
+        single.wide = wide
+    return single
 
 
 def one_request(runtime: OnnxRuntime) -> Callable[[], Any]:
@@ -123,19 +120,3 @@ def _fastest(run: Callable[[], Any]) -> float:
         best = min(best, time.monotonic_ns() - before)
         n_runs += 1
     return max(best, 1.0)
-
-
-def _together(run: Callable[[], Any], n_threads: int) -> float:
-    """Return nanoseconds per run when so many threads run at once."""
-
-    def work() -> None:
-        for _ in range(_MIN_RUNS):
-            run()
-
-    threads = [threading.Thread(target=work) for _ in range(n_threads)]
-    before = time.monotonic_ns()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return (time.monotonic_ns() - before) / (_MIN_RUNS * n_threads)

@@ -5,6 +5,7 @@ an entity, a date as text) gives None, and the careful way decides, or says what
 """
 
 import re
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -18,6 +19,8 @@ from mulle.serve.plane.jobs import Batch
 
 FastRows: TypeAlias = Sequence[Sequence[Any]]
 _MAX_COLUMNS = 500
+_FEW = 8
+_AS_FLOAT32 = struct.Struct("f")
 _FEATURES = b'{"features"'
 _ROWS = b'{"rows"'
 _ODD_NAME = re.compile(r'["\\\x00-\x1f]')
@@ -97,15 +100,16 @@ class Renderer:
     def rows(self, batch: Batch) -> list[str]:
         """Return the JSON object of every row of a batch; worked out once for all its jobs."""
         if batch.memo is None:
-            values = short_floats(batch.scores).tolist()
+            scores = batch.scores
+            few = scores.size <= _FEW
+            raw: list[list[float]] = scores.tolist() if few else []
+            values = few_short_floats(raw) if few else short_floats(scores).tolist()
             if self._regression:
                 batch.memo = [f'{{"value":{row[0]!r}}}' for row in values]
             else:
                 labels, spell = self._labels, self._probabilities
-                batch.memo = [
-                    labels[label] + spell % tuple(row)
-                    for label, row in zip(batch.served.label_indices(batch.scores).tolist(), values, strict=True)
-                ]
+                indices = batch.served.few_labels(raw) if few else batch.served.label_indices(scores).tolist()
+                batch.memo = [labels[label] + spell % tuple(row) for label, row in zip(indices, values, strict=True)]
         return batch.memo
 
     def body(self, rows: Sequence[str], ids: Sequence[str]) -> str:
@@ -134,6 +138,27 @@ def short_floats(scores: NDArray[np.float32]) -> NDArray[np.float64]:
     longer = whole.round(9)
     whole = np.where(longer.astype(np.float32) == scores, longer, whole)
     return np.where(same, short, whole)
+
+
+def few_short_floats(rows: list[list[float]]) -> list[list[float]]:
+    """Return what `short_floats` does, for so few numbers that arrays would cost more.
+
+    Args:
+        rows: float32 scores as Python floats, from `tolist`.
+    """
+    return [[_short(value) for value in row] for row in rows]
+
+
+def _short(value: float) -> float:
+    if not value:
+        # A zero keeps its sign.
+        return value
+    # As numpy rounds, to the last bit: an answer must not read differently for having had company.
+    short = float(round(value * 1e7)) / 1e7
+    if _AS_FLOAT32.unpack(_AS_FLOAT32.pack(short))[0] == value:
+        return short
+    short = float(round(value * 1e9)) / 1e9
+    return short if _AS_FLOAT32.unpack(_AS_FLOAT32.pack(short))[0] == value else value
 
 
 def _row_type(columns: Sequence[ColumnInfo]) -> Any:

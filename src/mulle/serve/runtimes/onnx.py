@@ -43,6 +43,7 @@ class OnnxRuntime:
     Attributes:
         provider: Where it computes: `cpu` or `cuda`.
         threads: Threads within an operator.
+        wide: The same graph with a thread per core, for a request that finds nobody else; None: it gains too little.
         n_outputs: Columns of the scores: the classes, or 1.
         number_columns: The columns of the matrix `run_block` takes, in order.
         text_columns: The columns it takes beside the matrix.
@@ -81,6 +82,7 @@ class OnnxRuntime:
             ) from error
         self.provider = provider_of(self._session)
         self.threads = threads
+        self.wide: OnnxRuntime | None = None
         require_interface(self._session, manifest, self._outputs, str(path))
         self.batchable, self.fixed_rows = find_batch_axis(self._session, self._outputs)
         self._plan = BlockPlan(manifest)
