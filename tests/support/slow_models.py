@@ -11,11 +11,11 @@ from onnx import helper, numpy_helper
 from mulle.bundle.seal import SealedBundle
 from support.bundles import COLUMNS, GOLDEN_ROWS, GRAPH, churn_graph, seal_churn
 
-_WIDTH = 2048
-_PROBE_LAYERS = 40
+_PROBE_LAYERS = 20
+_NARROW, _WIDE, _DEAR_MS = 8_192, 65_536, 2.0
 
 
-def slow_churn_graph(n_layers: int, *, shift: float = 0.0, width: int = _WIDTH) -> bytes:
+def slow_churn_graph(n_layers: int, width: int, *, shift: float = 0.0) -> bytes:
     """Return the churn graph with `n_layers` layers of `width` values per row beside it; what they cost grows with the rows."""
     model = onnx.load_model_from_string(churn_graph(shift=shift))
     graph = model.graph
@@ -41,11 +41,11 @@ def slow_churn_graph(n_layers: int, *, shift: float = 0.0, width: int = _WIDTH) 
     return model.SerializeToString()
 
 
-def layers_for(cost_ms: float) -> int:
-    """Return how many layers take about `cost_ms` per row on this machine, as fast as it is now."""
+def layers_for(cost_ms: float, width: int) -> int:
+    """Return how many layers of `width` values take about `cost_ms` per row on this machine, as fast as it is now."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(slow_churn_graph(_PROBE_LAYERS), options)
+    session = onnxruntime.InferenceSession(slow_churn_graph(_PROBE_LAYERS, width), options)
     from mulle.formats.rows import encode_rows, feeds
 
     given = feeds(encode_rows(GOLDEN_ROWS[:1], COLUMNS, absent_is_missing=True), GRAPH)
@@ -55,7 +55,8 @@ def layers_for(cost_ms: float) -> int:
 
 def seal_slow_churn(root: Path, cost_ms: float, *, shift: float = 0.0) -> SealedBundle:
     """Return a sealed churn bundle whose answers cost about `cost_ms` per row."""
-    return seal_churn(root, shift=shift, graph=slow_churn_graph(layers_for(cost_ms), shift=shift))
+    width = _WIDE if cost_ms >= _DEAR_MS else _NARROW
+    return seal_churn(root, shift=shift, graph=slow_churn_graph(layers_for(cost_ms, width), width, shift=shift))
 
 
 def _seconds(session: "onnxruntime.InferenceSession", given: object) -> float:

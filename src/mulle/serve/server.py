@@ -20,6 +20,7 @@ from mulle.formats import telemetry as names
 from mulle.serve.config import LOOPBACK, ServeConfig, Started, listen, require_safe
 from mulle.serve.http.listener import HttpServer
 from mulle.serve.journal.child import KeeperChild
+from mulle.serve.journal.status import read_keeper_status
 from mulle.serve.plane.deployment import Deployment
 from mulle.serve.slots import accept_rest
 from mulle.serve.worker import Worker
@@ -192,8 +193,9 @@ async def _keep(worker: Worker, config: ServeConfig) -> None:
             worker.poll_keys()
             if n_turns % 2:
                 continue
-            if keeper is not None:
+            if keeper is not None and config.keeper is not None:
                 keeper.look()
+                worker.tell_keeper(read_keeper_status(config.keeper.root))
             worker.registry.collect()
             for deployment in list(worker.plane.deployments.values()):
                 await _keep_log(worker, deployment, loop, measure=n_turns % _BACKLOG_TURNS == 0)

@@ -21,6 +21,7 @@ from mulle.serve.access.rates import RateTable
 from mulle.serve.config import LOOPBACK, ServeConfig, Started
 from mulle.serve.http.cors import cors_lines
 from mulle.serve.http.listener import HttpServer
+from mulle.serve.journal.status import KeeperStatus
 from mulle.serve.observe import PredictionObserver
 from mulle.serve.plane.dataplane import DataPlane
 from mulle.serve.plane.deployment import Deployment, Serving
@@ -195,6 +196,12 @@ class Worker:
         if self._guard is not None:
             self._guard.ring.poll(self.plane.now_ns())
 
+    def tell_keeper(self, status: KeeperStatus | None) -> None:
+        """Tell what the prediction log's keeper has shipped; its counts go on over its restarts."""
+        if status is not None:
+            self.registry.counter(names.LOG_SHIPPED).raise_to(status.shipped_segments)
+            self.registry.counter(names.LOG_SHIP_FAILURES).raise_to(status.ship_failures)
+
     def close(self) -> None:
         """Write what was counted, sync, and let go of everything."""
         for deployment in self.plane.deployments.values():
@@ -222,7 +229,9 @@ class Worker:
         if config.keys is None:
             return None
         rates = RateTable(None if config.metrics_dir is None else config.metrics_dir / "rates")
-        return Guard(KeyRing(config.keys, required=config.host.lower() not in LOOPBACK, rates=rates, now_ns=time.time_ns()))
+        return Guard(
+            KeyRing(config.keys, required=config.allow_remote or config.host.lower() not in LOOPBACK, rates=rates, now_ns=time.time_ns())
+        )
 
     def _make_completer(self) -> BodyCompleter | None:
         if not self.config.features:

@@ -27,6 +27,7 @@ _REQUEST_HEADERS = (
     names.PREDICTION_ID_HEADER,
     names.REVISION_HEADER,
     names.UNIT_HEADER,
+    "mulle-timeout-ms",
     "traceparent",
     "tracestate",
     "x-api-key",

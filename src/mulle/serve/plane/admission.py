@@ -20,6 +20,8 @@ class AdmissionPolicy:
         burst_ns: Estimated wait up to which a request is let in while all is well.
         tight_ns: The same while more is offered than can be answered.
         calm_ns: How long nothing may have been refused until all is well again.
+        surge_ns: What comes within so long after the queue was empty may be one burst: many clients with one request each.
+        surge_wait_ns: Estimated wait up to which such a burst is let in; no more than `burst_ns` unless given.
         n_requests: Requests waiting at most.
         n_bytes: Bytes of requests waiting at most.
     """
@@ -27,6 +29,8 @@ class AdmissionPolicy:
     burst_ns: float
     tight_ns: float
     calm_ns: float = 500e6
+    surge_ns: float = 0.0
+    surge_wait_ns: float = 0.0
     n_requests: int = 10_000
     n_bytes: int = 256 << 20
 
@@ -48,7 +52,7 @@ class Admission:
         self._refused_ns = 0
         self._n_long = 0
 
-    def refusal(self, now_ns: int, *, wait_ns: float, n_requests: int, n_bytes: int) -> str | None:
+    def refusal(self, now_ns: int, *, wait_ns: float, n_requests: int, n_bytes: int, since_ns: int = 0) -> str | None:
         """Return why one more request is refused (`wait`, `count`, `bytes`), or None.
 
         Args:
@@ -56,6 +60,7 @@ class Admission:
             wait_ns: How long it would wait, as estimated.
             n_requests: Requests waiting now. An empty queue lets any single request in.
             n_bytes: Bytes waiting now, this request's included.
+            since_ns: Since when something waits.
         """
         policy = self.policy
         self.look(now_ns)
@@ -65,7 +70,8 @@ class Admission:
             return self._refuse(now_ns, "count")
         if n_bytes > policy.n_bytes:
             return self._refuse(now_ns, "bytes")
-        if wait_ns > self.limit_ns:
+        surging = not self.overloaded and now_ns - since_ns <= policy.surge_ns and wait_ns <= policy.surge_wait_ns
+        if wait_ns > self.limit_ns and not surging:
             return self._refuse(now_ns, "wait")
         return None
 

@@ -32,6 +32,8 @@ _LOOP_TIGHT_NS = 1.0 * _MS
 _LOOP_BURST_NS = 50.0 * _MS
 _POOL_BURST_NS = 250.0 * _MS
 _POOL_BURST_REQUESTS = 64
+_SURGE_NS = 250.0 * _MS
+_SURGE_WAIT_NS = 1_000.0 * _MS
 _POOL_TIGHT_REQUESTS = 2
 _POOL_TIGHT_NS = 2.0 * _MS
 _WORTH_NS = 1.0 * _MS
@@ -45,7 +47,7 @@ class Lane:
         row_ns: What one row in a batch of the best size costs one thread, or its share of a thread of the pool.
     """
 
-    __slots__ = ("door", "inline", "max_batch", "n_rows", "portion", "queue", "row_ns", "served", "share")
+    __slots__ = ("door", "inline", "max_batch", "n_rows", "portion", "queue", "row_ns", "served", "share", "since_ns")
 
     def __init__(self, served: Served, max_batch: int, door: Admission, *, inline: bool, share: int) -> None:
         self.served = served
@@ -55,6 +57,7 @@ class Lane:
         self.share = share
         self.queue: deque[Job] = deque()
         self.n_rows = 0
+        self.since_ns = 0
         self.row_ns = 0.0
         self.portion = 1
         self.learn()
@@ -174,13 +177,16 @@ class Batcher:
         wait_ns = lane.n_rows * lane.row_ns
         if wait_ns <= door.limit_ns and self.n_jobs < door.policy.n_requests and self.n_bytes + n_bytes <= door.policy.n_bytes:
             return None
-        return door.refusal(started_ns, wait_ns=wait_ns, n_requests=self.n_jobs, n_bytes=self.n_bytes + n_bytes)
+        return door.refusal(
+            started_ns, wait_ns=wait_ns, n_requests=self.n_jobs, n_bytes=self.n_bytes + n_bytes, since_ns=lane.since_ns
+        )
 
     def submit(self, job: Job) -> None:
         """Take a job; its outcome comes through `job.finish`."""
         lane = job.served.lane or self.lane_of(job.served)
         if not lane.queue:
             self._ready.append(lane)
+            lane.since_ns = job.started_ns
         lane.put(job)
         self.n_jobs += 1
         self.n_bytes += job.n_bytes
@@ -250,9 +256,10 @@ class Batcher:
         each = unit_ns / self._pool.n_threads
         burst = self._max_wait_ns or max(_POOL_BURST_NS, _POOL_BURST_REQUESTS * each)
         tight = self._tight_wait_ns or min(max(_POOL_TIGHT_NS, _POOL_TIGHT_REQUESTS * unit_ns), burst)
-        return Admission(
-            AdmissionPolicy(burst_ns=burst if self._refuse else never, tight_ns=tight if self._refuse else never, **self._limits)
-        )
+        surge = _SURGE_WAIT_NS if self._max_wait_ns is None else 0.0
+        if not self._refuse:
+            burst = tight = never
+        return Admission(AdmissionPolicy(burst_ns=burst, tight_ns=tight, surge_ns=_SURGE_NS, surge_wait_ns=surge, **self._limits))
 
     def _feed(self, failed: list[Job], now: int) -> None:
         """Give free threads what waits, lane by lane, as much to each as pays and leaves something for the others."""

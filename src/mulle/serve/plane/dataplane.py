@@ -271,7 +271,7 @@ class _Syncer:
 def tell(batches: Sequence[Batch]) -> None:
     """Tell every job of `batches` that its answer is there."""
     for batch in batches:
-        for job in batch.jobs:
+        for job in batch.jobs[0].finish_together(batch):
             if not job.cancelled:
                 _finish(job)
 

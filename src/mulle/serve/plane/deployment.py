@@ -94,7 +94,7 @@ class Deployment:
         self._n_noted = 0
         self._noting: asyncio.TimerHandle | None = None
         self.serving = serving
-        self._only: Served | None = None
+        self.only: Served | None = None
         self._order: list[Served] = []
         self._weights: list[int] = []
         self.install(serving)
@@ -123,7 +123,7 @@ class Deployment:
         # By number, so that the newest stands last on the line: what it wins, it wins from one side.
         self._order = sorted(weighted, key=lambda served: served.number)
         self._weights = [served.weight for served in self._order]
-        self._only = self._order[0] if len(self._order) == 1 else None
+        self.only = self._order[0] if len(self._order) == 1 else None
 
     def tell_log(self) -> None:
         """Count what the log had to leave out."""
@@ -146,8 +146,8 @@ class Deployment:
         """
         if pinned is not None:
             return self._pinned(pinned)
-        if self._only is not None:
-            return self._only
+        if self.only is not None:
+            return self.only
         if unit is not None:
             return self._order[choose(self._weights, place_of(self.serving.salt, unit))]
         place, self._place = next_place(self._place)

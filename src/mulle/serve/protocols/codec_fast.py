@@ -95,7 +95,7 @@ class Renderer:
         self._labels = [f'{{"label":{name},"probabilities":{{' for name in classes]
         slots = ",".join(f"{name.replace('%', '%%')}:%r" for name in classes)
         self._probabilities = f"{slots}}}}}"
-        self._tail = f'"],"model":{_json(model)},"model_version":{model_version},"revision":{revision}}}'
+        self.tail = f'"],"model":{_json(model)},"model_version":{model_version},"revision":{revision}}}'
 
     def rows(self, batch: Batch) -> list[str]:
         """Return the JSON object of every row of a batch; worked out once for all its jobs."""
@@ -120,9 +120,9 @@ class Renderer:
             ids: One id per row: hexadecimal, or a client's own, which are printable ASCII without quotes.
         """
         if len(rows) == 1:
-            return f'{{"predictions":[{rows[0]}],"prediction_ids":["{ids[0]}{self._tail}'
+            return f'{{"predictions":[{rows[0]}],"prediction_ids":["{ids[0]}{self.tail}'
         all_rows, all_ids = ",".join(rows), '","'.join(ids)
-        return f'{{"predictions":[{all_rows}],"prediction_ids":["{all_ids}{self._tail}'
+        return f'{{"predictions":[{all_rows}],"prediction_ids":["{all_ids}{self.tail}'
 
 
 def short_floats(scores: NDArray[np.float32]) -> NDArray[np.float64]:

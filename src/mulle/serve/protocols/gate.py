@@ -36,6 +36,11 @@ class Gate:
         self._plane = plane
 
     @property
+    def guarded(self) -> bool:
+        """Whether `enter` may have anything to say."""
+        return self._guard is not None
+
+    @property
     def wants_keys(self) -> bool:
         """Whether a request needs a key now."""
         return self._guard is not None and self._guard.ring.wanted
