@@ -67,7 +67,9 @@ class LiveServer:
 
 
 @contextmanager
-def live_server(project: Path, *arguments: str, bundle: Path | None = None, settings: str = "", preexec: Any = None) -> Generator[LiveServer]:
+def live_server(
+    project: Path, *arguments: str, bundle: Path | None = None, settings: str = "", preexec: Any = None
+) -> Generator[LiveServer]:
     """Start `mulle serve` on a folder, or on the project's specs with `settings` as its [serving], and end it with the block."""
     project.mkdir(parents=True, exist_ok=True)
     command = [*MULLE, "serve", "--port", "0", "--json", "-p", str(project), *arguments]
@@ -100,7 +102,9 @@ def live_server(project: Path, *arguments: str, bundle: Path | None = None, sett
 def predict_request(server: LiveServer, rows: Sequence[Any] = (ROW,), **headers: str) -> bytes:
     """Return a whole request for predictions."""
     body = Body(json.dumps(list(rows), ensure_ascii=False).encode())
-    return render_request("/predict", body, headers=[(k.replace("_", "-"), v) for k, v in headers.items()], host=f"{server.host}:{server.port}")
+    return render_request(
+        "/predict", body, headers=[(k.replace("_", "-"), v) for k, v in headers.items()], host=f"{server.host}:{server.port}"
+    )
 
 
 def loaded(server: LiveServer, **changes: Any) -> Result:

@@ -177,9 +177,7 @@ class Batcher:
         wait_ns = lane.n_rows * lane.row_ns
         if wait_ns <= door.limit_ns and self.n_jobs < door.policy.n_requests and self.n_bytes + n_bytes <= door.policy.n_bytes:
             return None
-        return door.refusal(
-            started_ns, wait_ns=wait_ns, n_requests=self.n_jobs, n_bytes=self.n_bytes + n_bytes, since_ns=lane.since_ns
-        )
+        return door.refusal(started_ns, wait_ns=wait_ns, n_requests=self.n_jobs, n_bytes=self.n_bytes + n_bytes, since_ns=lane.since_ns)
 
     def submit(self, job: Job) -> None:
         """Take a job; its outcome comes through `job.finish`."""
