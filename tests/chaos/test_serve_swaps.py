@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from collections import Counter
+from typing import Self
 
 import pytest
 
@@ -16,6 +17,7 @@ from support.serving import wait_until
 pytestmark = pytest.mark.chaos
 
 SHIFTS = (0.0, 0.75)
+HEAD = "POST /predict HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
 
 
 def swap(state, bundles, generation, weights=None):
@@ -35,7 +37,7 @@ class Clients:
         self._stop = False
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
 
-    def __enter__(self) -> "Clients":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -49,7 +51,7 @@ class Clients:
 
     async def _client(self) -> None:
         body = json.dumps([ROW]).encode()
-        head = f"POST /predict HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        head = f"{HEAD}content-length: {len(body)}\r\n\r\n"
         reader, writer = await asyncio.open_connection(self.server.host, self.server.port)
         try:
             while not self._stop:
@@ -96,7 +98,7 @@ def test_swaps_under_full_load_fail_and_mix_nothing(tmp_path):
 
 
 def test_weights_hold_and_units_stay(tmp_path):
-    """90 to 10: the share of 4,000 units is exact to sampling error, a unit keeps its revision, and a swap moves nobody whose weights stand."""
+    """90 to 10: the share of 4,000 units is right to sampling error, and a unit keeps its revision as long as the weights stand."""
     state = tmp_path / ".mulle"
     bundles = [seal_churn(state / "bundles", shift=shift) for shift in SHIFTS]
     swap(state, bundles, 1, {1: 90, 2: 10})
@@ -105,8 +107,8 @@ def test_weights_hold_and_units_stay(tmp_path):
         body = json.dumps([ROW]).encode()
         chosen = []
         for start in range(0, 4_000, 50):
-            lines = "POST /predict HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\nmulle-unit: customer-{}\r\ncontent-length: {}\r\n\r\n"
-            client.send(b"".join(lines.format(i, len(body)).encode() + body for i in range(start, start + 50)))
+            own = [HEAD + f"mulle-unit: customer-{i}\r\ncontent-length: {len(body)}\r\n\r\n" for i in range(start, start + 50)]
+            client.send(b"".join(head.encode() + body for head in own))
             chosen += [client.reply() for _ in range(50)]
         assert {200} == {reply.status for reply in chosen}
         return [reply.headers["mulle-revision"] for reply in chosen]

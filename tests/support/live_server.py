@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mulle.formats import telemetry
 from mulle.serve.loadtest.processes import measure
 from mulle.serve.loadtest.requests import Body, render_request
 from mulle.serve.loadtest.result import Load, Result
@@ -55,7 +56,9 @@ class LiveServer:
             return client.request("GET", "/health").json
 
     def metric(self, name: str) -> float:
-        """Return the sum of a metric over its labels."""
+        """Return the sum of a metric over its labels; 0 while it was never counted, LookupError where there is none such."""
+        if name not in vars(telemetry).values():
+            raise LookupError(name)
         with self.client() as client:
             lines = client.request("GET", "/metrics").body.decode().splitlines()
         found = [line for line in lines if line.startswith((f"{name} ", f"{name}{{"))]

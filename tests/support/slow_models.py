@@ -1,4 +1,4 @@
-"""Churn bundles that answer like the plain one but take as long as a test wants: a chain of element-wise nodes whose sum counts for nothing."""
+"""Churn bundles that answer like the plain one but take as long as a test wants: a chain of nodes whose sum counts for nothing."""
 
 import time
 from pathlib import Path

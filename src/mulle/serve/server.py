@@ -31,6 +31,8 @@ _SWEEP_S = 0.25
 _KEEP_S = 0.5
 _BACKLOG_TURNS = 10
 _LINGER_S = 1.0
+# A thread that has run its model waits up to this long for the interpreter while the loop is busy: with a model of half a
+# millisecond, at the default of 5 ms, the waiting would be most of the work.
 _SWITCH_S = 0.0002
 _OTHER_DESCRIPTORS = 256
 

@@ -35,6 +35,7 @@ _STATUS_OF_CODE: dict[str, int] = {
     "key-scope": 403,
     "rate-limited": 429,
     "deadline-expired": 504,
+    "request-cancelled": 499,
 }
 _RETRY = frozenset({429, 503})
 

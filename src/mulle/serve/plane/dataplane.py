@@ -274,6 +274,8 @@ def tell(batches: Sequence[Batch]) -> None:
         for job in batch.jobs[0].finish_together(batch):
             if not job.cancelled:
                 _finish(job)
+        # Jobs know their batch: as long as it knows them too, their inputs stay until the collector comes by.
+        batch.jobs = []
 
 
 def _finish(job: Job) -> None:

@@ -1,6 +1,7 @@
 """One deployment of a worker: its revisions, its log and feedback, its counters."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from mulle.serve.telemetry.registry import Cell, MetricsRegistry
 MAX_REMEMBERED_IDS = 100_000
 _NOTE_ROWS = 256
 _NOTE_S = 0.05
+_OVERLOADED = 503
 _OUTCOMES: dict[str, Outcome] = {
     "overloaded": "shed",
     "deadline-expired": "expired",
@@ -89,6 +91,7 @@ class Deployment:
         self._cells: dict[int, RevisionCells] = {}
         self._requests: dict[tuple[str, str, int], Cell] = {}
         self._rejected: dict[str, Cell] = {}
+        self._shed: dict[tuple[str, int, str], int] = {}
         self._place = log.prefix
         self._notes: list[tuple[Batch, int]] = []
         self._n_noted = 0
@@ -126,7 +129,8 @@ class Deployment:
         self.only = self._order[0] if len(self._order) == 1 else None
 
     def tell_log(self) -> None:
-        """Count what the log had to leave out."""
+        """Count what was refused, and what the log had to leave out."""
+        self.count_shed()
         self._dropped.tell(self.log.n_dropped)
 
     def retire(self) -> None:
@@ -158,7 +162,8 @@ class Deployment:
         jobs = batch.jobs
         batch.first = self.log.reserve(batch.n_rows)
         batch.id_of = self.log.id_of
-        waits = [(monotonic_ns - job.started_ns) // 1000 for job in jobs]
+        batch.started_ns = [job.started_ns for job in jobs]
+        waits = [(monotonic_ns - started) // 1000 for started in batch.started_ns]
         sizes = None if len(jobs) == batch.n_rows else [job.n_rows for job in jobs]
         latency = np.array(waits, dtype=np.uint32)
         ids = [job.ids for job in jobs]
@@ -196,6 +201,7 @@ class Deployment:
 
     def note_now(self) -> None:
         """Count what `note_later` put off; called before anybody looks at the counters."""
+        self.count_shed()
         notes, self._notes, self._n_noted = self._notes, [], 0
         if self._noting is not None:
             self._noting.cancel()
@@ -215,8 +221,8 @@ class Deployment:
         cells.rows.add(sum(batch.n_rows for batch in batches))
         cells.batch_rows.observe_many([batch.n_rows for batch in batches])
         cells.inference.observe_many([batch.took_ns * 1e-9 for batch in batches])
-        cells.latency.observe_many([(answered - job.started_ns) * 1e-9 for batch, answered in notes for job in batch.jobs])
-        cells.queue_wait.observe_many([(batch.began_ns - job.started_ns) * 1e-9 for batch in batches for job in batch.jobs])
+        cells.latency.observe_many([(answered - started) * 1e-9 for batch, answered in notes for started in batch.started_ns])
+        cells.queue_wait.observe_many([(batch.began_ns - started) * 1e-9 for batch in batches for started in batch.started_ns])
         if cells.has_classes:
             cells.classes.add_many(served.label_indices(np.concatenate([batch.scores for batch in batches])))
         for column, kind, n in served.anomalies(batches):
@@ -231,6 +237,22 @@ class Deployment:
                 names.REQUESTS, deployment=self.name, route=names.route_label(route), revision=key[1], status=str(status)
             )
         cell.add(n)
+
+    def shed(self, route: str, revision: int, reason: str) -> None:
+        """Take note that a request was refused under overload; counted by `count_shed`, because refusing must cost little."""
+        key = (route, revision, reason)
+        self._shed[key] = self._shed.get(key, 0) + 1
+
+    def count_shed(self) -> None:
+        """Count what `shed` took note of; called before anybody looks at the counters."""
+        if not self._shed:
+            return
+        noted, self._shed = self._shed, {}
+        now_ns = time.time_ns()
+        for (route, revision, reason), n in noted.items():
+            self.registry.counter(names.REJECTED, deployment=self.name, reason=reason).add(n)
+            self.count(route, revision, _OVERLOADED, n)
+            self.log.count(revision, "shed", now_ns, n)
 
     def count_rejected(self, reason: str) -> None:
         """Count a request that was refused to protect the others."""

@@ -133,7 +133,7 @@ class Batch:
 
     Attributes:
         served: The revision.
-        jobs: In the order of their rows.
+        jobs: In the order of their rows; empty once each has been told.
         n_rows: Of all of them.
         scores: Shape (n_rows, k); of a tensor graph (n_rows, 0).
         outputs: Of a tensor graph.
@@ -142,6 +142,7 @@ class Batch:
         first: Number of the first row.
         id_of: Gives the id of a number.
         client_ids: Whether a client brought ids of its own.
+        started_ns: When each job's request was complete, as it was logged.
         began_ns: Monotonic moment it began to run.
         took_ns: How long it ran.
         memo: Of the codecs: what they worked out once for all jobs.
@@ -159,6 +160,7 @@ class Batch:
         "outputs",
         "scores",
         "served",
+        "started_ns",
         "texts",
         "took_ns",
     )
@@ -181,6 +183,7 @@ class Batch:
         self.texts = texts
         self.outputs: Mapping[str, NDArray[Any]] = outputs or {}
         self.first = 0
+        self.started_ns: list[int] = []
         self.id_of: Callable[[int], str] = str
         self.began_ns = 0
         self.client_ids = False

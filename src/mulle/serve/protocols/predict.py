@@ -28,7 +28,6 @@ LOG = logging.getLogger("mulle.serve")
 ROUTE = "/predict"
 DEFAULT_MAX_ROWS = 10_000
 _SERVER_FAULT = 500
-_OVERLOADED = 503
 
 
 class Completer(Protocol):
@@ -365,17 +364,15 @@ class PredictTarget:
 
     def _shed(self, connection: Connection, head: Head, served: Served, face: Face, reason: str) -> None:
         """Refuse a request under overload: what this costs is taken from those that are answered, so its bytes are ready."""
-        home = served.home
-        home.count_rejected(reason)
-        home.count(ROUTE, served.number, _OVERLOADED)
-        home.log.count(served.number, "shed", self._plane.now_ns())
+        served.home.shed(ROUTE, served.number, reason)
+        if head.keep and not head.extra and not connection.server.draining:
+            slot = _Shed()
+            connection.slots.append(slot)
+            connection.complete(slot, face.refusal(connection.server.date, reason))
+            return
         exchange = Exchange(connection, head)
         connection.slots.append(exchange)
-        keep = connection.keeps(exchange)
-        if keep and not head.extra:
-            connection.complete(exchange, face.refusal(connection.server.date, reason))
-        else:
-            exchange.answer(problem_of(overloaded(reason), {names.REVISION_HEADER: str(served.number)}))
+        exchange.answer(problem_of(overloaded(reason), {names.REVISION_HEADER: str(served.number)}))
 
     def _refused(self, error: MulleError, served: Served | None) -> Response:
         """Return the answer to a request that became no job, and count it."""
@@ -392,6 +389,21 @@ class PredictTarget:
         if status_of(error) == _SERVER_FAULT:
             LOG.warning("a prediction failed: %s", error)
         return problem_of(error, headers)
+
+
+class _Shed:
+    """The slot of a refusal that is ready."""
+
+    __slots__ = ("cancelled", "data", "keep")
+
+    def __init__(self) -> None:
+        self.keep = True
+        self.data: bytes | None = None
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        """Take note that the client has gone."""
+        self.cancelled = True
 
 
 class Pictures(Protocol):
