@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -264,7 +265,10 @@ def test_ctrl_c_reports_what_was_measured(server, tmp_path):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
     killer = threading.Timer(60, process.kill)
     killer.start()
-    time.sleep(3.5)
+    # On a busy machine the generators take their time to start; an interrupt before that has nothing to report.
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    assert wait_until(lambda: bool(children.read_text(encoding="ascii").strip()), 30)
+    time.sleep(3)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()
     killer.cancel()

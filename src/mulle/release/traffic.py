@@ -8,8 +8,9 @@ import hashlib
 from collections.abc import Sequence
 
 PLACES = 10_000
-_MASK = (1 << 64) - 1
-_GOLDEN = 0x9E3779B97F4A7C15
+_CYCLE = 100
+_STEP = 61
+"""Coprime with the cycle and nearest to its golden section: neighbours on the line are far apart in time."""
 
 
 def place_of(salt: str, unit: str) -> int:
@@ -18,14 +19,18 @@ def place_of(salt: str, unit: str) -> int:
     return int.from_bytes(digest, "big") * PLACES >> 64
 
 
-def next_place(state: int) -> tuple[int, int]:
-    """Return (place, next state) for a request without a unit.
+def cycle_of(weights: Sequence[int]) -> tuple[int, ...]:
+    """Return the indices of the revisions that answer a hundred requests without a unit, in turn.
 
-    Places follow the golden ratio: every stretch of the line gets its share of any run of requests to within a few, without
-    randomness.
+    Every hundred requests in a row give each revision exactly its weight, and any stretch of them nearly so.
+
+    Args:
+        weights: Whole per cent, summing to 100, in the fixed order of the revisions.
+
+    Raises:
+        ValueError: the weights do not sum to 100.
     """
-    state = (state + _GOLDEN) & _MASK
-    return state * PLACES >> 64, state
+    return tuple(choose(weights, i * _STEP % _CYCLE * (PLACES // _CYCLE)) for i in range(_CYCLE))
 
 
 def choose(weights: Sequence[int], place: int) -> int:

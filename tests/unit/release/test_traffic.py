@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mulle.release.traffic import PLACES, choose, next_place, place_of
+from mulle.release.traffic import PLACES, choose, cycle_of, place_of
 
 UNITS = [f"고객-{i}" for i in range(20_000)]
 
@@ -34,16 +34,20 @@ def test_another_salt_deals_anew():
     assert len(first & second) < 0.2 * len(first)
 
 
-@given(st.integers(0, 2**64 - 1), st.integers(1, 99))
-def test_requests_without_a_unit_get_their_share_in_any_run(state, share):
-    """Any thousand requests in a row: the share is exact to within a few, without randomness."""
-    n = 0
-    for _ in range(1_000):
-        place, state = next_place(state)
-        assert 0 <= place < PLACES
-        n += choose([100 - share, share], place)
+@given(st.integers(0, 99), st.integers(1, 99), st.integers(1, 400))
+def test_requests_without_a_unit_get_their_share_in_any_run(start, share, n):
+    """Any hundred requests in a row: exactly the weight; any other stretch: to within a few."""
+    cycle = cycle_of([100 - share, share])
+    found = sum(cycle[(start + i) % len(cycle)] for i in range(n))
 
-    assert abs(n - 10 * share) <= 6
+    assert share == sum(cycle)
+    assert abs(found - n * share / 100) <= 4
+
+
+@pytest.mark.parametrize("weights", [[100], [99, 1], [50, 25, 25], [1] * 100], ids=str)
+def test_a_cycle_gives_every_revision_exactly_its_weight(weights):
+    """Whole per cents come out whole."""
+    assert weights == [cycle_of(weights).count(i) for i in range(len(weights))]
 
 
 @given(st.lists(st.integers(0, 100), min_size=1, max_size=5).filter(lambda w: sum(w) > 0), st.integers(0, PLACES - 1))

@@ -124,11 +124,14 @@ class Connection(asyncio.Protocol):
             if not data:
                 return
         self._receiving = True
-        if self._phase == "idle":
+        fresh = self._phase == "idle"
+        if fresh:
             data = self._take_known(data)
             if data:
                 self._begin_head()
         if data:
+            # What begins with a message may be all of it, and then its head is worth remembering.
+            self._chunk = data if fresh else None
             self._parse(data)
         self._received()
 
@@ -259,6 +262,10 @@ class Connection(asyncio.Protocol):
         slots.popleft()
         self.server.n_bytes_out += len(data)
         transport.write(data)
+        if keep and not slots and self._reading and self._phase == "idle" and not self._lingering and not self._paused:
+            # Nearly always: one question, one answer.
+            self._deadline = self.server.idle_deadline
+            return
         while slots and (following := slots[0].data) is not None:
             keep = slots.popleft().keep
             self.server.n_bytes_out += len(following)
@@ -334,7 +341,6 @@ class Connection(asyncio.Protocol):
 
     def _parse(self, data: bytes) -> None:
         self._message_ended = False
-        self._chunk = data if not self._head_bytes else None
         in_head = self._phase == "head"
         try:
             self._parser.feed_data(data)

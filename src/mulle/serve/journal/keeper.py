@@ -40,7 +40,7 @@ LOG = logging.getLogger("mulle.keeper")
 LOCK_NAME = "keeper.lock"
 _DRAFT_AGE_NS = 60_000_000_000
 _SHIP_BUDGET_S = 10.0
-_NICENESS = 10
+_NICENESS = 19
 _NEVER_NS = (1 << 63) - 1
 
 

@@ -78,11 +78,6 @@ class Lane:
         self.row_ns = row_ns / self.share
         self.portion = min(self.max_batch, max(curve.best_batch(self.max_batch), int(_WORTH_NS / row_ns)))
 
-    def put(self, job: Job) -> None:
-        """Add to the end."""
-        self.queue.append(job)
-        self.n_rows += job.n_rows
-
     def take(self, max_rows: int) -> list[Job]:
         """Return the next jobs that may share a batch of at most `max_rows` rows; a larger single job is taken alone."""
         queue = self.queue
@@ -196,7 +191,8 @@ class Batcher:
         if not lane.queue:
             self._ready.append(lane)
             lane.since_ns = job.started_ns
-        lane.put(job)
+        lane.queue.append(job)
+        lane.n_rows += job.n_rows
         self.n_jobs += 1
         self.n_bytes += job.n_bytes
         if not self._scheduled:

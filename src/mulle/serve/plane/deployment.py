@@ -10,8 +10,9 @@ import numpy as np
 from mulle.core.errors import MulleError, SpecError, UnavailableError
 from mulle.formats import telemetry as names
 from mulle.formats.feedback_log import FeedbackWriter
+from mulle.formats.prediction_block import PREFIX_DIGITS
 from mulle.formats.prediction_log import LogWriter, Outcome, PredictionBatch
-from mulle.release.traffic import choose, next_place, place_of
+from mulle.release.traffic import choose, cycle_of, place_of
 from mulle.serve.plane.jobs import Batch, Job
 from mulle.serve.plane.served import Served, logged_outputs
 from mulle.serve.telemetry.registry import Cell, MetricsRegistry
@@ -92,7 +93,9 @@ class Deployment:
         self._requests: dict[tuple[str, str, int], Cell] = {}
         self._rejected: dict[str, Cell] = {}
         self._shed: dict[tuple[str, int, str], int] = {}
-        self._place = log.prefix
+        self._turn = log.prefix % 100
+        self._id_prefix = log.id_of(0)[:PREFIX_DIGITS]
+        self._cycle: list[Served] = []
         self._notes: list[tuple[Batch, int]] = []
         self._n_noted = 0
         self._noting: asyncio.TimerHandle | None = None
@@ -126,6 +129,7 @@ class Deployment:
         # By number, so that the newest stands last on the line: what it wins, it wins from one side.
         self._order = sorted(weighted, key=lambda served: served.number)
         self._weights = [served.weight for served in self._order]
+        self._cycle = [self._order[i] for i in cycle_of(self._weights)]
         self.only = self._order[0] if len(self._order) == 1 else None
 
     def tell_log(self) -> None:
@@ -154,21 +158,23 @@ class Deployment:
             return self.only
         if unit is not None:
             return self._order[choose(self._weights, place_of(self.serving.salt, unit))]
-        place, self._place = next_place(self._place)
-        return self._order[choose(self._weights, place)]
+        self._turn = turn = (self._turn + 1) % len(self._cycle)
+        return self._cycle[turn]
 
     def record(self, batch: Batch, now_ns: int, monotonic_ns: int) -> PredictionBatch:
         """Return what the log keeps of a batch; its rows get their numbers here."""
         jobs = batch.jobs
         batch.first = self.log.reserve(batch.n_rows)
         batch.id_of = self.log.id_of
+        batch.id_prefix = self._id_prefix
         batch.started_ns = [job.started_ns for job in jobs]
         waits = [(monotonic_ns - started) // 1000 for started in batch.started_ns]
         sizes = None if len(jobs) == batch.n_rows else [job.n_rows for job in jobs]
         latency = np.array(waits, dtype=np.uint32)
-        ids = [job.ids for job in jobs]
+        own = [job for job in jobs if job.ids is not None or job.entity is not None]
+        ids = [job.ids for job in jobs] if own else []
+        entities = [job.entity for job in jobs] if own else []
         batch.client_ids = any(ids)
-        entities = [job.entity for job in jobs]
         return PredictionBatch(
             source=batch.served.source,
             time_ns=now_ns,

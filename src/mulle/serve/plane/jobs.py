@@ -141,6 +141,7 @@ class Batch:
         texts: Text column to shape (n_rows,).
         first: Number of the first row.
         id_of: Gives the id of a number.
+        id_prefix: What every such id begins with; twelve hexadecimal digits of the number follow.
         client_ids: Whether a client brought ids of its own.
         started_ns: When each job's request was complete, as it was logged.
         began_ns: Monotonic moment it began to run.
@@ -153,6 +154,7 @@ class Batch:
         "client_ids",
         "first",
         "id_of",
+        "id_prefix",
         "jobs",
         "memo",
         "n_rows",
@@ -185,6 +187,7 @@ class Batch:
         self.first = 0
         self.started_ns: list[int] = []
         self.id_of: Callable[[int], str] = str
+        self.id_prefix = ""
         self.began_ns = 0
         self.client_ids = False
         self.took_ns = 0

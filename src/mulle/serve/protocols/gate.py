@@ -16,10 +16,13 @@ _NS = 1e-9
 class Pass:
     """Who a head speaks for, as long as the keys stay what they are."""
 
-    __slots__ = ("generation", "principal")
+    __slots__ = ("cleared", "cleared_for", "generation", "principal")
 
     def __init__(self) -> None:
         self.generation = -1
+        # Of the keys while which nothing has to be asked again: who this is may do what this head asks, as often as they like.
+        self.cleared = -1
+        self.cleared_for = ""
         self.principal: Principal = ANYBODY
 
 
@@ -35,10 +38,9 @@ class Gate:
         self._guard = guard
         self._plane = plane
 
-    @property
-    def guarded(self) -> bool:
-        """Whether `enter` may have anything to say."""
-        return self._guard is not None
+    def clears(self, known: Pass, deployment: str) -> bool:
+        """Return whether `enter` would have nothing to say about a deployment, named in full."""
+        return self._guard is None or (known.cleared == self._guard.ring.generation and known.cleared_for == deployment)
 
     @property
     def wants_keys(self) -> bool:
@@ -66,6 +68,8 @@ class Gate:
                 known.generation = guard.generation
             if known.principal is not ANYBODY:
                 guard.admit(known.principal, deployment or self._plane.default, now_s=started_ns * _NS)
+            if known.principal.limiter is None:
+                known.cleared, known.cleared_for = known.generation, deployment or self._plane.default
         except MulleError as error:
             self._count(error, known, deployment)
             raise

@@ -178,6 +178,7 @@ class PredictTarget:
         observer: Observer | None = None,
     ) -> None:
         self._plane = plane
+        self._now_ns = plane.monotonic_ns
         self._gate = gate
         self._deployment = deployment
         self._max_rows = max_rows
@@ -202,16 +203,16 @@ class PredictTarget:
 
     def begin(self, connection: Connection, head: Head, body: bytes) -> None:
         """Decode, and put in line for the next batch."""
-        plane = self._plane
-        started_ns = plane.monotonic_ns()
+        plane, started_ns = self._plane, self._now_ns()
         served: Served | None = None
         try:
             memo = head.memo
             if memo is None:
                 memo = _memo_of(head)
-            if self._gate.guarded:
-                self._gate.enter(head, memo, self._deployment, started_ns)
-            home = plane.deployments.get(self._deployment or plane.default) or plane.deployment(self._deployment)
+            name = self._deployment or plane.default
+            if not self._gate.clears(memo, name):
+                self._gate.enter(head, memo, name, started_ns)
+            home = plane.deployments.get(name) or plane.deployment(name)
             served = home.only if memo.pinned is None else None
             if served is None:
                 served = home.pick(memo.pinned, memo.unit)
@@ -245,7 +246,7 @@ class PredictTarget:
         if self._observer is not None or batch.n_rows != len(batch.jobs) or served.manifest.image is not None:
             return batch.jobs
         face: Face = served.face
-        rows, first, id_of, tail = face.renderer.rows(batch), batch.first, batch.id_of, face.renderer.tail
+        rows, first, id_prefix, tail = face.renderer.rows(batch), batch.first, batch.id_prefix, face.renderer.tail
         prefix = ""
         n_answered = 0
         others: list[Job] = []
@@ -259,7 +260,7 @@ class PredictTarget:
                 others.append(job)
                 continue
             prefix = prefix or face.at(server.date)
-            prediction_id = id_of(first + i)
+            prediction_id = f"{id_prefix}{first + i:012x}"
             body = f'{{"predictions":[{rows[i]}],"prediction_ids":["{prediction_id}{tail}'
             n_answered += 1
             try:
