@@ -114,9 +114,6 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Hand whole requests with known heads to their targets, the rest to the parser."""
         self.server.n_bytes_in += len(data)
-        self._take(data)
-
-    def _take(self, data: bytes) -> None:
         if self._lingering or self._last:
             return
         if self._bulk is not None:
@@ -336,7 +333,8 @@ class Connection(asyncio.Protocol):
     def _take_rest(self) -> None:
         """Go on where the server was too full: what this connection had asked before has been answered."""
         rest, self._rest = self._rest, b""
-        self._take(rest)
+        self.server.n_bytes_in -= len(rest)
+        self.data_received(rest)
         self._throttle()
 
     def _parse(self, data: bytes) -> None:
