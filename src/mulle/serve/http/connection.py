@@ -127,8 +127,7 @@ class Connection(asyncio.Protocol):
             if data:
                 self._begin_head()
         if data:
-            # What begins with a message may be all of it, and then its head is worth remembering.
-            self._chunk = data if fresh else None
+            self._chunk = data if fresh else None  # it may be one whole message, whose head is worth remembering
             self._parse(data)
         self._received()
 
