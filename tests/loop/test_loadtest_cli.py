@@ -268,7 +268,7 @@ def test_ctrl_c_reports_what_was_measured(server, tmp_path):
     # On a busy machine the generators take their time to start; an interrupt before that has nothing to report.
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     assert wait_until(lambda: bool(children.read_text(encoding="ascii").strip()), 30)
-    time.sleep(3)
+    time.sleep(8)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()
     killer.cancel()
