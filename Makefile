@@ -21,11 +21,12 @@ demo: install
 
 # The whole suite. With CI=true a missing server is a failure, not a skip.
 test: install
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not alone"
+	$(BIN)/python -m pytest -m alone
 
 # What a commit must pass: format, lint, types, floors, fast tests.
 check: lint
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow and not chaos and not simulation"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow and not chaos and not simulation and not alone"
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -15,7 +15,7 @@ from support.serving import wait_until
 from support.slow_models import seal_slow_churn
 from support.tensors import seal_tensors
 
-pytestmark = [pytest.mark.chaos, pytest.mark.slow]
+pytestmark = [pytest.mark.chaos, pytest.mark.slow, pytest.mark.alone]
 
 # Milliseconds per row, connections and requests on their way on each: enough for the generator to offer twice the capacity.
 COSTS = [
@@ -100,8 +100,7 @@ def test_a_burst_is_answered_and_a_flood_is_not(tmp_path):
 
     assert [200] * 300 == statuses
     assert {} == flood.errors
-    # How many are answered beside the refusals is the benchmark's matter: with the generator on the same cores it may be none for seconds.
-    assert flood.n_refused > flood.n_ok
+    assert flood.n_refused > flood.n_ok > 0
 
 
 @pytest.mark.parametrize("cost_ms", [pytest.param(0.0, id="on the loop"), pytest.param(2.0, id="in the pool")])
@@ -171,7 +170,7 @@ def test_many_large_tensors_at_once_are_answered_or_refused(tmp_path):
         time.sleep(0.5)
         after_mb = server.rss_mb
 
-    assert result.n_ok + result.n_refused > 0
+    assert result.n_ok > 0
     assert {200, 503} >= set(result.by_status)
     assert set(result.errors) <= {"reset"}
     # A refusal of a large body ends its connection, at which the generator may be writing its next request; the answer it has read.

@@ -114,8 +114,9 @@ def test_without_a_burst_one_second_comes_at_once():
     assert [20, 1] == [sum(limit.wait_s(1.0) == 0.0 for _ in range(50)) for limit in (quick, slow)]
 
 
+@pytest.mark.alone
 def test_four_processes_admit_little_more_than_one(tmp_path):
-    """Four processes that do nothing but ask, on one key: never four times the limit (proved), in fact near once (measured)."""
+    """Four processes that do nothing but ask, on one key: never more than four times the limit, as proved."""
     rate, burst = 200.0, 50
     command = [sys.executable, "-c", HAMMER, str(tmp_path / "rates"), str(rate), str(burst)]
     processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
@@ -131,7 +132,6 @@ def test_four_processes_admit_little_more_than_one(tmp_path):
         for process in processes:
             process.communicate(timeout=60)
 
-    # A process that is preempted between reading and writing acts on a stale number: never more than each of them alone may.
     assert 0.5 * allowed <= sum(counts) <= 4 * allowed
 
 
